@@ -1,0 +1,5 @@
+"""`python -m proxy`: the command `pypi-overlay`."""
+
+from proxy.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""What wheels and sdists say of themselves, read within limits and never unpacked."""

@@ -1,0 +1,135 @@
+"""What lies in the file cache: sizes, last uses, and which content an address without a digest turned out to be.
+
+The ledger is bookkeeping, never the truth: the files on disk are. It may be lost or lag behind; a file that
+it does not know is entered when it is next opened. Owns the SQL of `files` and `urls` in the cache database.
+
+Last uses are collected in memory and written by `flush`, so that reading a cached file writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from proxy.storage.database import Change, Database
+from proxy.storage.tables import cached_files, cached_urls
+
+_MARKS_AT_MOST = 100_000
+_KEYS_PER_STATEMENT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class FileStats:
+    """Number and bytes of the files that the ledger knows, and the longest unused one's last use."""
+
+    files: int
+    bytes: int
+    oldest_use: datetime | None
+
+
+class Ledger:
+    """The ledger of one instance. Its queries run inline; what changes it runs in the writing thread."""
+
+    def __init__(self, database: Database) -> None:
+        """Take the cache database, already migrated."""
+        self._database = database
+        self._marks: dict[str, tuple[datetime, int]] = {}
+
+    def size_of(self, sha256: str) -> int | None:
+        """Bytes of a file that was verified and stored under this digest; None if the ledger has none."""
+        query = select(cached_files.c.size).where(cached_files.c.key == sha256)
+        return self._database.read_now(lambda connection: connection.execute(query).scalar())
+
+    def content_of(self, url_key: str) -> str | None:
+        """The sha256 of what an address without a named digest led to; None if that is not known."""
+        query = select(cached_urls.c.sha256).where(cached_urls.c.url_key == url_key)
+        return self._database.read_now(lambda connection: connection.execute(query).scalar())
+
+    def mark(self, sha256: str, size: int, at: datetime) -> None:
+        """Note that a file was used; enters it at the next `flush` if the ledger does not know it."""
+        if len(self._marks) < _MARKS_AT_MOST or sha256 in self._marks:
+            self._marks[sha256] = (at, size)
+
+    async def flush(self) -> None:
+        """Write the collected marks. Raises StorageError; the marks are then lost, which costs nothing."""
+        if self._marks:
+            await self._database.change(self.write_marks)
+
+    def write_marks(self, change: Change) -> None:
+        """Write the collected marks as a part of `change`."""
+        marks, self._marks = self._marks, {}
+        for sha256, (at, size) in marks.items():
+            _enter(change.connection, sha256, size, at)
+
+    async def enter(self, sha256: str, size: int, at: datetime, url_key: str | None) -> None:
+        """Enter a stored file, and the address it came from if its page named no digest."""
+
+        def act(change: Change) -> None:
+            _enter(change.connection, sha256, size, at)
+            if url_key is not None:
+                change.connection.execute(delete(cached_urls).where(cached_urls.c.url_key == url_key))
+                change.connection.execute(insert(cached_urls).values(url_key=url_key, sha256=sha256))
+
+        await self._database.change(act)
+
+    def stats(self) -> FileStats:
+        """What the ledger knows, for people."""
+        query = select(
+            func.count(), func.coalesce(func.sum(cached_files.c.size), 0), func.min(cached_files.c.last_used)
+        ).select_from(cached_files)
+        files, size, oldest = self._database.read_now(
+            lambda connection: tuple(connection.execute(query).one())
+        )
+        return FileStats(int(files), int(size), oldest)
+
+
+def _enter(connection: Connection, sha256: str, size: int, at: datetime) -> None:
+    known = connection.execute(
+        update(cached_files).where(cached_files.c.key == sha256).values(last_used=at, size=size)
+    )
+    if known.rowcount == 0:
+        connection.execute(insert(cached_files).values(key=sha256, size=size, last_used=at, stored_at=at))
+
+
+def total_bytes(connection: Connection) -> int:
+    """Bytes of all files that the ledger knows."""
+    return int(connection.execute(select(func.coalesce(func.sum(cached_files.c.size), 0))).scalar_one())
+
+
+def least_recently_used(connection: Connection, limit: int) -> list[tuple[str, int]]:
+    """Digest and size of at most `limit` files, the longest unused first."""
+    query = select(cached_files.c.key, cached_files.c.size).order_by(
+        cached_files.c.last_used, cached_files.c.stored_at, cached_files.c.key
+    )
+    return [(row.key, row.size) for row in connection.execute(query.limit(limit))]
+
+
+def contents_of(connection: Connection, keys: Iterable[str]) -> set[str]:
+    """The digests behind `keys`, which are digests or `url-…` keys."""
+    wanted = list(keys)
+    found = {key for key in wanted if not key.startswith("url-")}
+    for part in _parts([key for key in wanted if key.startswith("url-")]):
+        query = select(cached_urls.c.sha256).where(cached_urls.c.url_key.in_(part))
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def forget(connection: Connection, digests: Iterable[str]) -> None:
+    """Strike out files that are no longer on disk, and the addresses that led to them."""
+    for part in _parts(list(digests)):
+        connection.execute(delete(cached_urls).where(cached_urls.c.sha256.in_(part)))
+        connection.execute(delete(cached_files).where(cached_files.c.key.in_(part)))
+
+
+def forget_all(connection: Connection) -> None:
+    """Strike out everything."""
+    connection.execute(delete(cached_urls))
+    connection.execute(delete(cached_files))
+
+
+def _parts(keys: list[str]) -> Iterable[list[str]]:
+    # Engines bound the number of parameters of one statement.
+    return (keys[place : place + _KEYS_PER_STATEMENT] for place in range(0, len(keys), _KEYS_PER_STATEMENT))

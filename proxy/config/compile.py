@@ -1,0 +1,201 @@
+"""From a loaded configuration to the `Snapshot` in force: paths, effective rights, inherited policy, origins.
+
+Problems that only inheritance shows (a locked key that stands below) are found here, all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import SecretStr
+
+from proxy.config import models
+from proxy.config.load import SHIPPED, Loaded
+from proxy.domain.namespaces import ROOT, Kind, Namespace, NamespacePath, Role, Tree, Visibility, tenant_of
+from proxy.domain.policy import OwnPolicy, Policy, Rule, forbidden_keys, inherit, root_policy
+from proxy.domain.snapshot import (
+    CacheSettings,
+    Limits,
+    LogSettings,
+    ServerSettings,
+    Snapshot,
+    TlsSettings,
+    UpstreamSettings,
+)
+from proxy.errors import ConfigError, Problem
+
+Keys = tuple[str | int, ...]
+
+
+def compile_snapshot(loaded: Loaded) -> Snapshot:
+    """Compile what `load` returned.
+
+    Raises:
+        ConfigError: a key stands below a group that locked it, or `default_project` names no project.
+    """
+    compiler = _Compiler(loaded)
+    tree = compiler.tree()
+    default_project = compiler.default_project(tree)
+    if compiler.problems:
+        raise ConfigError(sorted(compiler.problems, key=lambda problem: problem.line))
+    config = loaded.config
+    return Snapshot(
+        tree=tree,
+        upstreams={
+            name: _upstream(name, upstream)
+            for name, upstream in config.upstreams.items()
+            if upstream is not None
+        },
+        users=frozenset(config.users),
+        data_dir=config.storage.data_dir,
+        server=ServerSettings(
+            listen=config.server.listen,
+            trusted_proxies=config.server.trusted_proxies,
+            tls=None
+            if config.server.tls is None
+            else TlsSettings(config.server.tls.certificate, config.server.tls.key),
+            default_project=default_project,
+        ),
+        log=LogSettings(config.log.format, config.log.level),
+        limits=Limits(**dict(config.limits)),
+        cache=CacheSettings(**dict(config.cache)),
+        file=loaded.file,
+    )
+
+
+def _upstream(name: str, given: models.Upstream) -> UpstreamSettings:
+    values = dict(given)
+    password = values.pop("password")
+    return UpstreamSettings(
+        name=name,
+        password=password.get_secret_value() if isinstance(password, SecretStr) else password,
+        **values,
+    )
+
+
+class _Compiler:
+    """Walks the groups from the root down; gathers namespaces, reserves and problems."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.problems: list[Problem] = []
+        self._loaded = loaded
+        self._reserves: dict[NamespacePath, list[Rule]] = {}
+
+    def tree(self) -> Tree:
+        config = self._loaded.config
+        own = self._own_policy(config.policy, (), ROOT)
+        self._reserve(ROOT, own)
+        policy = root_policy(own)
+        root = Namespace(
+            path=ROOT,
+            kind=Kind.GROUP,
+            policy=policy,
+            visibility=_visibility(config.visibility),
+            roles=_roles({}, config.members),
+        )
+        namespaces = [root, *self._below(root, config.projects, config.groups, ())]
+        return Tree(namespaces, {owner: tuple(rules) for owner, rules in self._reserves.items()})
+
+    def _below(
+        self,
+        above: Namespace,
+        projects: Mapping[str, models.Project],
+        groups: Mapping[str, models.Group],
+        keys: Keys,
+    ) -> Iterator[Namespace]:
+        for segment, project in projects.items():
+            own = None if project.visibility is None else _visibility(project.visibility)
+            yield Namespace(
+                path=_join(above.path, segment),
+                kind=Kind.PROJECT,
+                policy=above.policy,
+                visibility=above.visibility if own is None else min(own, above.visibility),
+                number=project.id,
+                roles=_roles(above.roles, project.members),
+                aliases=tuple(NamespacePath(alias) for alias in project.aliases),
+            )
+        for segment, group in groups.items():
+            path = _join(above.path, segment)
+            at = (*keys, "groups", segment)
+            own_policy = self._own_policy(group.policy, at, path)
+            self._reserve(path, own_policy)
+            namespace = Namespace(
+                path=path,
+                kind=Kind.GROUP,
+                policy=self._inherit(above.policy, own_policy, path, at),
+                visibility=min(_visibility(group.visibility), above.visibility),
+                number=group.id,
+                roles=_roles(above.roles, group.members),
+                aliases=tuple(NamespacePath(alias) for alias in group.aliases),
+            )
+            yield namespace
+            yield from self._below(namespace, group.projects, group.groups, at)
+
+    def _own_policy(self, given: models.Policy, keys: Keys, path: NamespacePath) -> OwnPolicy:
+        def rules(key: str, patterns: tuple[str, ...] | None) -> tuple[Rule, ...]:
+            return tuple(
+                Rule(key, pattern, path, self._loaded.origin((*keys, "policy", key, position)))
+                for position, pattern in enumerate(patterns or ())
+            )
+
+        standing = [key for key, value in given if value is not None]
+        return OwnPolicy(
+            forward=given.forward,
+            upstreams=given.upstreams,
+            reserve=rules("reserve", given.reserve),
+            allow=None if given.allow is None else rules("allow", given.allow),
+            deny=rules("deny", given.deny),
+            lock=given.lock or (),
+            origins={key: self._loaded.origin((*keys, "policy", key)) for key in standing},
+        )
+
+    def _reserve(self, path: NamespacePath, own: OwnPolicy) -> None:
+        self._reserves.setdefault(tenant_of(path), []).extend(own.reserve)
+
+    def _inherit(self, above: Policy, own: OwnPolicy, path: NamespacePath, keys: Keys) -> Policy:
+        for key, locked_by in forbidden_keys(above, own):
+            origin = own.origins[key]
+            self.problems.append(
+                Problem(
+                    origin.file,
+                    origin.line,
+                    ".".join(map(str, (*keys, "policy", key))),
+                    f"{key} is locked by {locked_by or 'the root'}: it cannot be set or added to at {path}",
+                )
+            )
+        return inherit(above, own, path)
+
+    def default_project(self, tree: Tree) -> NamespacePath | None:
+        """What `/legacy/` publishes to: as configured, else the root's project `default`, where there is one."""
+        wanted = self._loaded.config.server.default_project
+        found = tree.get(wanted if wanted is not None else "default")
+        if found is not None and found.kind is Kind.PROJECT:
+            return found.path
+        if wanted is not None:
+            origin = self._loaded.origin(("server", "default_project"))
+            self.problems.append(
+                Problem(origin.file, origin.line, "server.default_project", f"there is no project {wanted}")
+            )
+        return None
+
+
+def _join(above: NamespacePath, segment: str) -> NamespacePath:
+    return NamespacePath(f"{above}/{segment}" if above else segment)
+
+
+def _visibility(word: str) -> Visibility:
+    return Visibility[word.upper()]
+
+
+def _roles(above: Mapping[str, Role], members: Mapping[str, str]) -> Mapping[str, Role]:
+    """Roles given above hold below; the highest counts."""
+    roles = dict(above)
+    for user, word in members.items():
+        role = Role[word.upper()]
+        roles[user] = max(role, roles.get(user, role))
+    return roles
+
+
+def file_of(snapshot: Snapshot) -> str:
+    """How the configuration is named in messages."""
+    return snapshot.file or SHIPPED

@@ -1,0 +1,229 @@
+"""The schema of the configuration: which keys there are, what each takes, what it means.
+
+A new key is added here (type, description, and its default in `config/defaults.yaml`) and nowhere else in
+this package; the JSON Schema follows, and a test asks for it in `config/README.md`. A key whose feature does
+not exist does not stand here, so that it is refused rather than ignored.
+
+`config.load` lays a file over the shipped defaults before it validates, so the sections of the top level have
+no defaults of their own. What can only be seen between keys is in `config.checks`. Values are immutable; the
+contained mappings are not to be changed.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from proxy.config.values import (
+    Count,
+    Duration,
+    FileHost,
+    Flag,
+    Given,
+    IndexUrl,
+    Listen,
+    LogFormat,
+    LogLevel,
+    NamespacePathText,
+    Network,
+    Number,
+    OptionalPath,
+    OptionalText,
+    OwnVisibility,
+    Pattern,
+    PolicyKey,
+    PositiveCount,
+    PositiveDuration,
+    PositiveSize,
+    ProxyUrl,
+    RoleWord,
+    Secret,
+    Segment,
+    Size,
+    Text,
+    UpstreamName,
+    UserName,
+    VisibilityWord,
+)
+
+_LAX = Strict(False)  # a tuple field accepts YAML's lists; its entries are still checked by their own kind
+
+
+class Section(BaseModel):
+    """A mapping with fixed keys: unknown ones are refused, and errors do not quote values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class Tls(Section):
+    """Certificate and key with which the server speaks https."""
+
+    certificate: Text = Field(description="PEM file of the certificate chain.")
+    key: Text = Field(description="PEM file of its private key.")
+
+
+class Server(Section):
+    """Where the server listens and whom it believes."""
+
+    listen: Listen = Field(description="host:port, or unix:/path. Port 0 takes a free one.")
+    trusted_proxies: Annotated[tuple[Network, ...], _LAX] = Field(
+        description="Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto count."
+    )
+    tls: Tls | None = Field(description="Certificate and key; null: plain http.")
+    default_project: OptionalPath = Field(
+        description="What /legacy/ publishes to; null: the root's project `default`, where there is one."
+    )
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    format: LogFormat = Field(description="text for people, json for machines.")
+    level: LogLevel = Field(description="The least severity that is logged.")
+
+
+class Storage(Section):
+    """Where everything is kept."""
+
+    data_dir: Text = Field(description="Directory of databases, packages and cache, on a local disk.")
+
+
+class Limits(Section):
+    """What a single request may cost."""
+
+    max_file_size: PositiveSize = Field(description="Largest file that may be published.")
+    max_description: Count = Field(description="Characters kept of a description; longer ones are cut.")
+    max_page_size: PositiveSize = Field(description="Largest upstream page, decoded.")
+    upload_idle_timeout: PositiveDuration = Field(
+        description="How long an upload may stand still before it is dropped."
+    )
+
+
+class Cache(Section):
+    """How much is kept of what upstreams answer, and for how long."""
+
+    max_size: Size = Field(description="Room for upstream files; the least recently used go first.")
+    fresh_for: Duration = Field(
+        description="How long a page is used without asking again; an upstream's shorter max-age counts."
+    )
+    not_found_for: Duration = Field(description='How long "no such project" is believed.')
+    stale_while_revalidate: Duration = Field(
+        description="How long beyond that a page is served while it is asked for again."
+    )
+    stale_if_error: Duration = Field(description="How long a page is served while its upstream fails.")
+    client_max_age: Duration = Field(description="How long clients may keep upstream pages without asking.")
+
+
+class Upstream(Section):
+    """An index that requests are forwarded to."""
+
+    index_url: IndexUrl = Field(description="Address of its simple index (PEP 503 or 691).")
+    file_hosts: Annotated[tuple[FileHost, ...], _LAX] = Field(
+        default=(),
+        description="host, host:port or *.host that file links may name besides the index's own host.",
+    )
+    private_network: Flag = Field(
+        default=False,
+        description="Whether its addresses may lie in loopback, link-local or private networks.",
+    )
+    username: OptionalText = Field(default=None, description="User name sent to the index.")
+    password: Secret = Field(default=None, description="Password sent to the index; best ${NAME}.")
+    proxy: ProxyUrl = Field(
+        default=None, repr=False, description="Outbound HTTP proxy; the environment's variables are not read."
+    )
+    ca_file: OptionalText = Field(default=None, description="PEM file of additional certificate authorities.")
+    connect_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=5), description="How long connecting may take."
+    )
+    read_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="How long it may send nothing."
+    )
+    max_connections: PositiveCount = Field(default=50, description="Most connections at once.")
+
+
+class Policy(Section):
+    """What a group says of names. None: the key does not stand here."""
+
+    forward: Annotated[Flag | None, Given()] = Field(
+        default=None, description="Whether names that are not private may be asked upstream."
+    )
+    upstreams: Annotated[tuple[UpstreamName, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Names of upstreams in the order in which they are asked."
+    )
+    reserve: Annotated[tuple[Pattern, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Name patterns that are never forwarded, in the whole tenant."
+    )
+    allow: Annotated[tuple[Pattern, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Name patterns that may be forwarded; narrows what stands above."
+    )
+    deny: Annotated[tuple[Pattern, ...] | None, Given(), _LAX] = Field(
+        default=None,
+        description="Name patterns that are not served from upstream; adds to what stands above.",
+    )
+    lock: Annotated[tuple[PolicyKey, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Keys that nothing below may change or add to."
+    )
+
+
+class User(Section):
+    """A person or machine that tokens can be made for."""
+
+
+class Project(Section):
+    """What packages are published to."""
+
+    id: Annotated[Number, Given()] = Field(
+        default=None, description="Number for GitLab's addresses, unique among projects."
+    )
+    visibility: OwnVisibility = Field(
+        default=None, description="Who may read without a role; unless given, as its group."
+    )
+    members: dict[UserName, RoleWord] = Field(default_factory=dict, description="User: role.")
+    aliases: Annotated[tuple[NamespacePathText, ...], _LAX] = Field(
+        default=(), description="Former paths; addresses below them stay valid."
+    )
+
+
+class Group(Section):
+    """Holds groups and projects, and carries policy."""
+
+    id: Annotated[Number, Given()] = Field(
+        default=None, description="Number for GitLab's addresses, unique among groups."
+    )
+    visibility: VisibilityWord = Field(
+        default="private", description="Who may read without a role; the narrowest at and above counts."
+    )
+    members: dict[UserName, RoleWord] = Field(
+        default_factory=dict, description="User: role, here and everywhere below."
+    )
+    policy: Policy = Field(default_factory=Policy, description="What holds for names, here and below.")
+    aliases: Annotated[tuple[NamespacePathText, ...], _LAX] = Field(
+        default=(), description="Former paths; addresses below them stay valid."
+    )
+    projects: dict[Segment, Project] = Field(default_factory=dict, description="Projects of this group.")
+    groups: dict[Segment, Group] = Field(default_factory=dict, description="Groups below this one.")
+
+
+class Config(Section):
+    """A whole configuration, complete: the operator's file laid over the shipped defaults."""
+
+    server: Server = Field(description="Where the server listens and whom it believes.")
+    log: Log = Field(description="What is logged, and how.")
+    storage: Storage = Field(description="Where everything is kept.")
+    limits: Limits = Field(description="What a single request may cost.")
+    cache: Cache = Field(description="How much is kept of what upstreams answer, and for how long.")
+    upstreams: dict[UpstreamName, Upstream | None] = Field(
+        description="Indexes that requests are forwarded to; null removes one of the shipped ones."
+    )
+    visibility: VisibilityWord = Field(description="Who may read the root without a role.")
+    members: dict[UserName, RoleWord] = Field(
+        default_factory=dict, description="User: role at the root, and so everywhere."
+    )
+    policy: Policy = Field(description="The root's policy; every group inherits it.")
+    users: dict[UserName, User] = Field(description="Who tokens can be made for.")
+    projects: dict[Segment, Project] = Field(
+        default_factory=dict, description="Projects directly below the root: the instance's own."
+    )
+    groups: dict[Segment, Group] = Field(default_factory=dict, description="Top-level groups: the tenants.")

@@ -1,0 +1,374 @@
+"""The kinds of values that keys of the configuration take: what is accepted, and what is said otherwise.
+
+Each kind is an annotated type for `config.models`, with its JSON Schema beside its parser. A parser never
+quotes the value it refuses: it raises what was *expected*, and `config.load`, which knows the file's own text
+and which keys are secret, adds what it got. So no secret can reach a message from here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, GetCoreSchemaHandler, PlainValidator, SecretStr, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from proxy.config.nodes import Substituted
+from proxy.domain.names import parse_pattern
+from proxy.domain.namespaces import RESERVED_SEGMENTS, SEGMENT
+from proxy.domain.policy import POLICY_KEYS
+from proxy.errors import InvalidName
+
+EXPECTED = "expected"
+"""Type of an error whose text says what was expected; what was found is for the caller to add."""
+
+WRONG = "wrong"
+"""Type of an error whose text stands alone."""
+
+_SIZE = re.compile(r"([0-9]{1,18})(KiB|MiB|GiB)?\Z", re.ASCII)
+_UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_MAX_INTEGER = (1 << 63) - 1  # what SQLite and PostgreSQL hold
+_DURATION = re.compile(r"([0-9]{1,12})([smhd])\Z", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MAX_DURATION = timedelta(days=36500)
+_HOST = r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_HOST_ONLY = re.compile(_HOST + r"\Z", re.ASCII)
+_FILE_HOST = re.compile(rf"(\*\.{_HOST}|({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?)\Z", re.ASCII)
+_LISTEN = re.compile(rf"({_HOST}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})\Z", re.ASCII)
+_PRINTABLE = re.compile(r"[!-~]+\Z", re.ASCII)
+_UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z", re.ASCII)
+_USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,254}\Z", re.ASCII)
+_NOT_USERS = frozenset({"anonymous", "__token__"})
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def expected(what: str) -> PydanticCustomError:
+    """The error that says what should have stood there."""
+    return PydanticCustomError(EXPECTED, "expected {what}", {"what": what})
+
+
+def wrong(message: str) -> PydanticCustomError:
+    """An error that needs no mention of the value."""
+    return PydanticCustomError(WRONG, "{message}", {"message": message})
+
+
+class Given:
+    """Marks a field `X | None = None` in which None means that the key is not in the file.
+
+    An explicit null in the file is refused, and the JSON Schema does not offer it.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        if schema["type"] != "nullable":
+            return schema
+        inner: CoreSchema = schema["schema"]
+        return inner
+
+
+def parse_flag(raw: object) -> bool:
+    """A truth value; from the environment also in words."""
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, Substituted) and raw.lower() in _BOOLEANS:
+        return _BOOLEANS[raw.lower()]
+    raise expected("true or false")
+
+
+def parse_whole(raw: object) -> int | None:
+    """A whole number from 0 to 2⁶³-1, from the environment also as digits; None for anything else."""
+    if isinstance(raw, Substituted) and re.fullmatch("[0-9]{1,19}", raw, re.ASCII):
+        raw = int(raw)
+    if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw <= _MAX_INTEGER:
+        return raw
+    return None
+
+
+def _whole(least: int, example: int) -> Callable[[object], int]:
+    def parse(raw: object) -> int:
+        number = parse_whole(raw)
+        if number is None or number < least:
+            raise expected(f"a whole number of at least {least} such as {example}")
+        return number
+
+    return parse
+
+
+def parse_size(raw: object) -> int:
+    """Bytes: a number, or one with KiB, MiB or GiB."""
+    match = _SIZE.match(raw) if isinstance(raw, str) else None
+    size = int(match[1]) * _UNITS[match[2]] if match else parse_whole(raw)
+    if size is None or size > _MAX_INTEGER:
+        raise expected("a size such as 5GiB")
+    return size
+
+
+def _some_bytes(raw: object) -> int:
+    size = parse_size(raw)
+    if size == 0:
+        raise expected("a size above 0 such as 100MiB")
+    return size
+
+
+def parse_duration(raw: object) -> timedelta:
+    """A number with s, m, h or d; at most 100 years."""
+    match = _DURATION.match(raw) if isinstance(raw, str) else None
+    if match is None:
+        raise expected("a duration such as 3d")
+    duration = timedelta(seconds=min(int(match[1]) * _SECONDS[match[2]], 1 << 40))
+    if duration > _MAX_DURATION:
+        raise expected("a duration of at most 36500d")
+    return duration
+
+
+def _some_time(raw: object) -> timedelta:
+    duration = parse_duration(raw)
+    if not duration:
+        raise expected("a duration above 0s such as 30s")
+    return duration
+
+
+def parse_text(raw: object) -> str:
+    """A non-empty string of one line."""
+    if not isinstance(raw, str):
+        raise expected("text in quotes")
+    if not raw.strip() or not raw.isprintable():
+        raise expected("text of one line")
+    return str(raw)
+
+
+def _optional(parse: Callable[[object], str]) -> Callable[[object], str | None]:
+    """As `parse`; null and the empty string are None, so that `${NAME:-}` can leave a key out."""
+    return lambda raw: None if raw is None or raw == "" else parse(raw)
+
+
+def _secret(raw: object) -> SecretStr | None:
+    if raw is None or raw == "":
+        return None
+    if not isinstance(raw, str):
+        raise expected("text in quotes")
+    # Surrogates stand for bytes of the environment that are not UTF-8; no header could carry them.
+    if any(character in "\0\r\n" or "\ud800" <= character <= "\udfff" for character in raw):
+        raise expected("text of one line in UTF-8")
+    return SecretStr(str(raw))
+
+
+def _choice(*words: str) -> Callable[[object], str]:
+    listed = " or ".join((", ".join(words[:-1]), words[-1]))
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or raw not in words:
+            raise expected(listed)
+        return str(raw)
+
+    return parse
+
+
+def check_segment(raw: str) -> str:
+    """One segment of a namespace's path (contract 2)."""
+    if raw in RESERVED_SEGMENTS:
+        raise expected("a name that is not a reserved word, which begins other addresses")
+    if SEGMENT.fullmatch(raw) is None:
+        raise expected(
+            "a name of ASCII letters, digits, '_', '.' and '-' that begins with a letter, digit or '_'"
+        )
+    return raw
+
+
+def _namespace_path(raw: object) -> str:
+    if not isinstance(raw, str) or not raw or raw[0] == "/" or raw[-1] == "/":
+        raise expected("a path such as acme/widgets")
+    for depth, segment in enumerate(raw.split("/")):
+        check_segment(segment)
+        if not depth and segment.isdigit():
+            raise expected("a path whose first part is not digits only, which is a number's place")
+    return str(raw)
+
+
+def _upstream_name(raw: object) -> str:
+    # It names a directory, also where file names ignore case.
+    if not isinstance(raw, str) or _UPSTREAM_NAME.match(raw) is None:
+        raise expected("the name of an upstream: lower-case letters, digits, '.', '_' and '-', such as pypi")
+    return str(raw)
+
+
+def _user_name(raw: object) -> str:
+    if isinstance(raw, str) and raw in _NOT_USERS:
+        raise expected("a name other than anonymous and __token__, which have meanings of their own")
+    if not isinstance(raw, str) or _USER_NAME.match(raw) is None:
+        raise expected("the name of a user: ASCII letters, digits, '_', '.', '@', '+' and '-', such as alice")
+    return str(raw)
+
+
+def _pattern(raw: object) -> str:
+    if isinstance(raw, dict):
+        raise expected(
+            "a name pattern such as acme-* alone; entries with match, reason or until are not supported"
+        )
+    if not isinstance(raw, str):
+        raise expected("a name pattern in quotes such as 'acme-*'")
+    if re.search(r"[<>=!~;@\[(]", raw):
+        raise expected("a name pattern such as acme-* without a version specifier, which is not supported")
+    try:
+        return parse_pattern(raw)
+    except InvalidName:
+        raise expected("a name pattern such as acme-*") from None
+
+
+def _split_url(raw: object, what: str, schemes: tuple[str, ...]) -> SplitResult:
+    """Take an address apart, refusing what a strict reader and a lenient one would read differently."""
+    if not isinstance(raw, str) or _PRINTABLE.match(raw) is None or "\\" in raw:
+        raise expected(what)
+    try:
+        parts = urlsplit(raw)
+        host, port = parts.hostname or "", parts.port
+        if ":" in host:
+            IPv6Address(host)
+    except ValueError:  # an unclosed bracket, a port that is no number, an address of nine groups
+        raise expected(what) from None
+    if parts.scheme not in schemes or port == 0 or not (":" in host or _HOST_ONLY.match(host)):
+        raise expected(what)
+    return parts
+
+
+def _index_url(raw: object) -> str:
+    parts = _split_url(raw, "an http:// or https:// address of a simple index", ("http", "https"))
+    if parts.username is not None or parts.password is not None:
+        raise wrong("expected an address without user name and password; set username and password beside it")
+    if parts.query or parts.fragment or str(raw)[-1] in "?#":
+        raise expected("an address without query and fragment")
+    return parts.geturl() if parts.path.endswith("/") else parts.geturl() + "/"
+
+
+def _proxy_url(raw: object) -> str:
+    parts = _split_url(raw, "an http:// address of a proxy", ("http",))
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise expected("an address without path, query and fragment such as http://proxy.example:3128")
+    return parts.geturl()
+
+
+def _file_host(raw: object) -> str:
+    match = _FILE_HOST.match(raw) if isinstance(raw, str) else None
+    if match is None or (match.group(5) and not 0 < int(match.group(5)[1:]) < 1 << 16):
+        raise expected("host, host:port or *.host such as files.example.org")
+    return match[0].lower()
+
+
+def _listen(raw: object) -> str:
+    what = "host:port such as 127.0.0.1:8080, or unix:/path"
+    if not isinstance(raw, str) or not raw.isprintable():
+        raise expected(what)
+    if raw.startswith("unix:"):
+        if len(raw) <= len("unix:/") or raw[5] != "/":
+            raise expected(what)
+        return str(raw)
+    match = _LISTEN.match(raw)
+    if match is None or int(match.group(3)) >= 1 << 16:
+        raise expected(what)
+    return str(raw)
+
+
+def _network(raw: object) -> IPv4Network | IPv6Network:
+    if isinstance(raw, str):
+        try:
+            return ip_network(str(raw))
+        except ValueError:
+            pass
+    raise expected("an address or a network without host bits such as 10.0.0.0/8")
+
+
+def _schema(**facts: object) -> WithJsonSchema:
+    """The JSON Schema of a value that may also come from the environment, in which `${` stands somewhere."""
+    schema: JsonSchemaValue = {"anyOf": [facts, {"type": "string", "pattern": r"\$\{"}]}
+    return WithJsonSchema(schema)
+
+
+_TEXT = WithJsonSchema({"type": "string", "minLength": 1})
+_OPTIONAL_TEXT = WithJsonSchema({"type": ["string", "null"]})
+_SIZES = _schema(type=["string", "integer"], pattern=r"^[0-9]+(KiB|MiB|GiB)?$", minimum=0)
+_DURATIONS = _schema(type="string", pattern=r"^[0-9]+[smhd]$")
+_PATHS = WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_./-]*$"})
+_NAMES = WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$"})
+
+Flag: TypeAlias = Annotated[bool, PlainValidator(parse_flag), _schema(type="boolean")]
+Size: TypeAlias = Annotated[int, PlainValidator(parse_size), _SIZES]
+PositiveSize: TypeAlias = Annotated[int, PlainValidator(_some_bytes), _SIZES]
+Duration: TypeAlias = Annotated[timedelta, PlainValidator(parse_duration), _DURATIONS]
+PositiveDuration: TypeAlias = Annotated[timedelta, PlainValidator(_some_time), _DURATIONS]
+Count: TypeAlias = Annotated[int, PlainValidator(_whole(0, 4000)), _schema(type="integer", minimum=0)]
+PositiveCount: TypeAlias = Annotated[int, PlainValidator(_whole(1, 50)), _schema(type="integer", minimum=1)]
+Number: TypeAlias = Annotated[
+    int | None, PlainValidator(_whole(1, 42)), _schema(type="integer", minimum=1, maximum=_MAX_INTEGER)
+]
+Text: TypeAlias = Annotated[str, PlainValidator(parse_text), _TEXT]
+OptionalText: TypeAlias = Annotated[str | None, PlainValidator(_optional(parse_text)), _OPTIONAL_TEXT]
+Secret: TypeAlias = Annotated[SecretStr | None, PlainValidator(_secret), _OPTIONAL_TEXT]
+Listen: TypeAlias = Annotated[str, PlainValidator(_listen), WithJsonSchema({"type": "string"})]
+Network: TypeAlias = Annotated[
+    IPv4Network | IPv6Network, PlainValidator(_network), WithJsonSchema({"type": "string"})
+]
+NamespacePathText: TypeAlias = Annotated[str, PlainValidator(_namespace_path), _PATHS]
+OptionalPath: TypeAlias = Annotated[
+    str | None,
+    PlainValidator(_optional(_namespace_path)),
+    WithJsonSchema({"type": ["string", "null"], "pattern": "^[A-Za-z0-9_][A-Za-z0-9_./-]*$"}),
+]
+Segment: TypeAlias = Annotated[
+    str,
+    AfterValidator(check_segment),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"}),
+]
+UpstreamName: TypeAlias = Annotated[
+    str,
+    PlainValidator(_upstream_name),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]*$"}),
+]
+UserName: TypeAlias = Annotated[str, PlainValidator(_user_name), _NAMES]
+Pattern: TypeAlias = Annotated[
+    str, PlainValidator(_pattern), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9*._-]+$"})
+]
+IndexUrl: TypeAlias = Annotated[str, PlainValidator(_index_url), _schema(type="string", pattern="^https?://")]
+ProxyUrl: TypeAlias = Annotated[
+    str | None,
+    PlainValidator(_optional(_proxy_url)),
+    _schema(type=["string", "null"], pattern="^http://"),
+]
+FileHost: TypeAlias = Annotated[str, PlainValidator(_file_host), WithJsonSchema({"type": "string"})]
+
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+VISIBILITIES = ("private", "internal", "public")
+ROLES = ("reporter", "developer", "maintainer", "owner")
+LOCKABLE = tuple(key for key in POLICY_KEYS if key != "lock")
+
+LogFormat: TypeAlias = Annotated[
+    Literal["text", "json"], PlainValidator(_choice(*LOG_FORMATS)), _schema(enum=list(LOG_FORMATS))
+]
+LogLevel: TypeAlias = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    PlainValidator(_choice(*LOG_LEVELS)),
+    _schema(enum=list(LOG_LEVELS)),
+]
+VisibilityWord: TypeAlias = Annotated[
+    Literal["private", "internal", "public"],
+    PlainValidator(_choice(*VISIBILITIES)),
+    _schema(enum=list(VISIBILITIES)),
+]
+OwnVisibility: TypeAlias = Annotated[
+    Literal["private", "internal", "public"] | None,
+    PlainValidator(_choice(*VISIBILITIES)),
+    _schema(enum=list(VISIBILITIES)),
+]
+RoleWord: TypeAlias = Annotated[
+    Literal["reporter", "developer", "maintainer", "owner"],
+    PlainValidator(_choice(*ROLES)),
+    _schema(enum=list(ROLES)),
+]
+PolicyKey: TypeAlias = Annotated[
+    str, PlainValidator(_choice(*LOCKABLE)), WithJsonSchema({"enum": list(LOCKABLE)})
+]

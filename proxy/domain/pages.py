@@ -1,0 +1,92 @@
+"""What an index says of one project: `Page` and its `FileRecord`s, the one form behind HTML and JSON.
+
+`upstream.parse` and `registry.packages` make pages, `cache.pages` keeps them as msgpack, `screen` filters
+them, `render` writes them. Values are already validated: whoever makes a record leaves out what is not valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from proxy.domain.names import Name
+
+
+class Status(StrEnum):
+    """Project status markers (PEP 792)."""
+
+    ACTIVE = "active"
+    ARCHIVED = "archived"
+    QUARANTINED = "quarantined"
+    DEPRECATED = "deprecated"
+
+
+class ProjectStatus(msgspec.Struct, frozen=True):
+    """A project's status and the index's free text about it."""
+
+    status: Status = Status.ACTIVE
+    reason: str | None = None
+
+
+class FileRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a page says of one file.
+
+    Attributes:
+        filename: validated: ASCII, no separators of paths; also the last segment of its address.
+        sha256: lower-case hex, or None where an upstream names none.
+        url: absolute address at the upstream, without fragment; empty for private files.
+        size: bytes, if known.
+        uploaded: aware UTC, if known.
+        requires_python: as the file says, unvalidated text.
+        core_metadata: None: unknown; False: none; True: there is some; a str: its sha256 in lower-case hex.
+        yanked: False, True, or the non-empty reason (PEP 592).
+        provenance: absolute https address of the upstream's provenance, or None (PEP 740).
+        version: as far as it follows from the filename, in the filename's spelling; None if it does not.
+    """
+
+    filename: str
+    sha256: str | None = None
+    url: str = ""
+    size: int | None = None
+    uploaded: datetime | None = None
+    requires_python: str | None = None
+    core_metadata: bool | str | None = None
+    yanked: bool | str = False
+    provenance: str | None = None
+    version: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What stands in our file addresses: the sha256, or `url-` and the sha256 of the upstream's address."""
+        return self.sha256 or url_key(self.url)
+
+    def answers_to(self, key: str) -> bool:
+        """Whether `key` addresses this file, also when its sha256 became known after the address was given."""
+        if self.sha256 == key:
+            return True
+        return key.startswith("url-") and bool(self.url) and url_key(self.url) == key
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A project page. Files stand in the order in which they are shown.
+
+    `versions` lists every version known, also those without files; it contains each file's version.
+    """
+
+    name: Name
+    files: tuple[FileRecord, ...] = ()
+    versions: tuple[str, ...] = ()
+    status: ProjectStatus = ProjectStatus()
+
+
+def url_key(url: str) -> str:
+    """`url-` and the hex sha256 of an upstream file's address, for files whose sha256 is not known."""
+    return "url-" + hashlib.sha256(url.encode()).hexdigest()
+
+
+def api_version(page: Page) -> str:
+    """The highest version of the simple API whose mandatory fields `page` fills (PEP 700: size from 1.1 on)."""
+    return "1.4" if all(file.size is not None for file in page.files) else "1.0"

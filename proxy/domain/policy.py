@@ -1,0 +1,141 @@
+"""Policy: what a group's configuration says of names, how it is inherited, and where each rule stands.
+
+`OwnPolicy` is what one group's `policy` says, as written; `Policy` is what holds there after inheritance and
+locks (contract 3). Both carry the `Origin` of every rule, so that an answer can name the line that decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proxy.domain.names import Name, PatternSet
+
+POLICY_KEYS = ("forward", "upstreams", "reserve", "allow", "deny", "lock")
+"""Every key that may stand in a `policy`; all but `lock` may be locked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A place in the configuration: the file as named by the operator, the line from 1, the dotted path."""
+
+    file: str
+    line: int
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: a policy key with the value that applies, and the path it stands at ('' is the root)."""
+
+    key: str
+    value: str
+    namespace: str
+    origin: Origin | None = None
+
+    @property
+    def text(self) -> str:
+        """`reserve acme-*`, `forward false`: printable ASCII, as in `X-Overlay-Decision` and trails."""
+        return f"{self.key} {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Name patterns of one key, each with its rule; finds the first that covers a name."""
+
+    rules: tuple[Rule, ...]
+    _patterns: PatternSet
+
+    @classmethod
+    def of(cls, rules: tuple[Rule, ...]) -> RuleSet:
+        """Compile rules whose values are normalised patterns."""
+        return cls(rules, PatternSet.of(rule.value for rule in rules))
+
+    def match(self, name: Name) -> Rule | None:
+        """The first rule whose pattern covers `name`."""
+        position = self._patterns.match(name)
+        return None if position is None else self.rules[position]
+
+
+EMPTY = RuleSet.of(())
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPolicy:
+    """What one group says itself. None: the key does not stand there."""
+
+    forward: bool | None = None
+    upstreams: tuple[str, ...] | None = None
+    reserve: tuple[Rule, ...] = ()
+    allow: tuple[Rule, ...] | None = None
+    deny: tuple[Rule, ...] = ()
+    lock: tuple[str, ...] = ()
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def standing(self) -> tuple[str, ...]:
+        """The keys that stand here, `lock` aside."""
+        return tuple(key for key in POLICY_KEYS if key in self.origins and key != "lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What holds at a group (and at its projects).
+
+    Attributes:
+        forward: whether names that are not private may be asked upstream; `forward_rule` says who decided.
+        upstreams: names of the upstreams, in the order in which they are asked.
+        allow: one set per level that restricts; a name must be covered by every one.
+        deny: what stands here and above.
+        locked: key → path of the group that locked it.
+    """
+
+    forward: bool
+    forward_rule: Rule
+    upstreams: tuple[str, ...]
+    upstreams_rule: Rule
+    allow: tuple[RuleSet, ...] = ()
+    deny: RuleSet = EMPTY
+    locked: Mapping[str, str] = field(default_factory=dict)
+
+
+def root_policy(own: OwnPolicy) -> Policy:
+    """The policy of the root, whose file (or the shipped defaults below it) says every single-valued key."""
+    base = Policy(
+        forward=True,
+        forward_rule=Rule("forward", "true", ""),
+        upstreams=(),
+        upstreams_rule=Rule("upstreams", "", ""),
+    )
+    return inherit(base, own, "")
+
+
+def inherit(above: Policy, own: OwnPolicy, namespace: str) -> Policy:
+    """What holds at `namespace`: `above` is the effective policy of its parent, `own` what it says itself.
+
+    Keys locked above are ignored here; `forbidden_keys` reports them, and nothing starts with such a file.
+    """
+    own_keys = frozenset(own.standing()) - above.locked.keys()
+    forward, forward_rule = above.forward, above.forward_rule
+    if own.forward is not None and "forward" in own_keys:
+        forward = own.forward
+        forward_rule = Rule("forward", str(forward).lower(), namespace, own.origins.get("forward"))
+    upstreams, upstreams_rule = above.upstreams, above.upstreams_rule
+    if own.upstreams is not None and "upstreams" in own_keys:
+        upstreams = own.upstreams
+        upstreams_rule = Rule("upstreams", ", ".join(upstreams), namespace, own.origins.get("upstreams"))
+    allow = above.allow
+    if own.allow is not None and "allow" in own_keys and not any(rule.value == "*" for rule in own.allow):
+        allow = (*allow, RuleSet.of(own.allow))
+    deny = above.deny
+    if own.deny and "deny" in own_keys:
+        deny = RuleSet.of((*deny.rules, *own.deny))
+    locked = {**above.locked, **{key: namespace for key in own.lock if key not in above.locked}}
+    return Policy(forward, forward_rule, upstreams, upstreams_rule, allow, deny, locked)
+
+
+def forbidden_keys(above: Policy, own: OwnPolicy) -> tuple[tuple[str, str], ...]:
+    """Keys that stand in `own` though a group above locked them: pairs of key and that group's path."""
+    return tuple((key, above.locked[key]) for key in own.standing() if key in above.locked)

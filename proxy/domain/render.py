@@ -1,0 +1,217 @@
+"""Rendering: pages and lists of names as HTML and JSON bytes (PEP 503, 629, 691, 700, 714, 740, 792).
+
+Equal pages give equal bytes, so that an ETag by content is stable. Links are relative, so one rendering serves
+every spelling of an index. Texts of upstreams and uploads are hostile: the HTML escapes all of them, and a key is
+written only where its value is known, never as null, because uv refuses whole pages for some nulls (protocol 1.4).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from proxy.domain.addresses import file_href, name_href
+from proxy.domain.names import Name
+from proxy.domain.negotiate import Representation
+from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status, api_version
+from proxy.domain.screen import Withheld
+
+API_VERSION = "1.4"
+"""Of lists of names, and of all HTML: that form is frozen (PEP 833), and no mandatory field can be missing."""
+
+
+class _Meta(msgspec.Struct, frozen=True, rename="kebab"):
+    api_version: str
+
+
+class _Hashes(msgspec.Struct, frozen=True, gc=False):
+    # pip verifies the first hash alone, so there is no other.
+    sha256: str | UnsetType = UNSET
+
+
+class _File(msgspec.Struct, frozen=True, gc=False, rename="kebab"):
+    filename: str
+    url: str
+    hashes: _Hashes
+    requires_python: str | UnsetType = UNSET
+    size: int | UnsetType = UNSET
+    upload_time: datetime | UnsetType = UNSET
+    yanked: bool | str | UnsetType = UNSET
+    core_metadata: bool | _Hashes | UnsetType = UNSET
+    dist_info_metadata: bool | _Hashes | UnsetType = UNSET
+    provenance: str | UnsetType = UNSET
+
+
+class _Status(msgspec.Struct, frozen=True):
+    status: str
+    reason: str | UnsetType = UNSET
+
+
+class _Withheld(msgspec.Struct, frozen=True):
+    filename: str
+    version: str | None
+    rule: str
+    reason: str
+    until: str | None = None
+
+
+class _Page(msgspec.Struct, frozen=True, rename="kebab"):
+    meta: _Meta
+    name: str
+    files: list[_File]
+    versions: tuple[str, ...]
+    project_status: _Status | UnsetType = UNSET
+    withheld: list[_Withheld] | UnsetType = msgspec.field(default=UNSET, name="_withheld")
+
+
+class _ListedName(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _NameList(msgspec.Struct, frozen=True):
+    meta: _Meta
+    projects: list[_ListedName]
+
+
+def render_page(page: Page, representation: Representation, withheld: Iterable[Withheld] = ()) -> bytes:
+    """A project page as UTF-8 bytes.
+
+    Args:
+        page: its files stand in the order in which they are shown.
+        representation: both HTML types have the same bytes.
+        withheld: what was left out and why; the JSON form lists it under `_withheld` (contract 12).
+    """
+    if representation is Representation.JSON:
+        return _page_json(page, withheld)
+    return _page_html(page).encode()
+
+
+def render_names(names: Iterable[Name], representation: Representation) -> bytes:
+    """A list of names as UTF-8 bytes, sorted, each name once."""
+    listed = sorted(set(names))
+    if representation is Representation.JSON:
+        return msgspec.json.encode(_NameList(_Meta(API_VERSION), [_ListedName(name) for name in listed]))
+    links = (f'<a href="{name_href(name)}">{name}</a><br>\n' for name in listed)
+    return _document("Simple index", "", "".join(links)).encode()
+
+
+def _page_json(page: Page, withheld: Iterable[Withheld]) -> bytes:
+    version = api_version(page)
+    status: _Status | UnsetType = UNSET
+    # The key is of 1.4, but clients honour it in any version, and a quarantine must not get lost.
+    if version == API_VERSION or page.status.status is not Status.ACTIVE:
+        status = _Status(page.status.status.value, page.status.reason or UNSET)
+    left_out = [_Withheld(item.filename, item.version, item.rule, item.reason) for item in withheld]
+    return msgspec.json.encode(
+        _Page(
+            _Meta(version),
+            page.name,
+            [_file_json(record) for record in page.files],
+            page.versions,
+            status,
+            left_out or UNSET,
+        )
+    )
+
+
+def _file_json(record: FileRecord) -> _File:
+    metadata: bool | _Hashes | UnsetType
+    match record.core_metadata:
+        case None:
+            metadata = UNSET
+        case str(digest):
+            metadata = _Hashes(digest)
+        case present:
+            metadata = present
+    return _File(
+        record.filename,
+        file_href(record.key, record.filename),
+        _Hashes(record.sha256 or UNSET),
+        UNSET if record.requires_python is None else record.requires_python,
+        UNSET if record.size is None else record.size,
+        UNSET if record.uploaded is None else _utc(record.uploaded),
+        # Empty text would count as yanked for uv and as not yanked for pip.
+        UNSET if record.yanked is False else record.yanked or True,
+        metadata,
+        metadata,
+        record.provenance or UNSET,
+    )
+
+
+def _utc(moment: datetime) -> datetime:
+    """`moment` as msgspec writes it in the form of PEP 700: `Z`, and six digits of a second or none."""
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+
+def _page_html(page: Page) -> str:
+    lines = []
+    escaped: dict[str, str] = {}
+
+    def attribute(text: str) -> str:
+        # The files of a page share a handful of values.
+        found = escaped.get(text)
+        if found is None:
+            found = escaped[text] = _escape(text)
+        return found
+
+    for record in page.files:
+        href = file_href(record.key, record.filename)
+        if record.sha256:
+            href += f"#sha256={record.sha256}"
+        attributes = ""
+        if record.requires_python is not None:
+            attributes += f' data-requires-python="{attribute(record.requires_python)}"'
+        if record.core_metadata:
+            digest = record.core_metadata
+            value = "true" if digest is True else f"sha256={_escape(digest)}"
+            # The second is the older name of the same (PEP 658, 714).
+            attributes += f' data-core-metadata="{value}" data-dist-info-metadata="{value}"'
+        if record.yanked is not False:
+            attributes += f' data-yanked="{"" if record.yanked is True else attribute(record.yanked)}"'
+        if record.provenance:
+            attributes += f' data-provenance="{_escape(record.provenance)}"'
+        lines.append(f'<a href="{_escape(href)}"{attributes}>{_escape(record.filename)}</a><br>\n')
+    return _document(f"Links for {page.name}", _status_meta(page.status), "".join(lines))
+
+
+def _status_meta(status: ProjectStatus) -> str:
+    meta = f'<meta name="pypi:project-status" content="{status.status.value}">\n'
+    if status.reason:
+        meta += f'<meta name="pypi:project-status-reason" content="{_escape(status.reason)}">\n'
+    return meta
+
+
+def _document(title: str, meta: str, body: str) -> str:
+    """An HTML5 document; `meta` and `body` are HTML already."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="pypi:repository-version" content="{API_VERSION}">\n'
+        f"{meta}<title>{_escape(title)}</title>\n</head>\n<body>\n<h1>{_escape(title)}</h1>\n"
+        f"{body}</body>\n</html>\n"
+    )
+
+
+# Line ends are written as references, since clients read links line by line and with simple expressions; other
+# control characters have no place in HTML.
+_SPECIAL = re.compile("[&<>\"'\x00-\x1f\x7f-\x9f]")
+_REFERENCES = {
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    '"': "&quot;",
+    "'": "&#39;",
+    "\t": "&#9;",
+    "\n": "&#10;",
+    "\r": "&#13;",
+}
+
+
+def _escape(text: str) -> str:
+    """`text` for use as content and between double quotes."""
+    if _SPECIAL.search(text) is None:
+        return text
+    return _SPECIAL.sub(lambda found: _REFERENCES.get(found[0], "\N{REPLACEMENT CHARACTER}"), text)

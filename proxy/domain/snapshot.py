@@ -1,0 +1,106 @@
+"""The configuration in force, compiled: immutable, and complete enough that nobody reads the file again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
+
+from proxy.domain.namespaces import NamespacePath, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """One upstream index and how it may be reached.
+
+    Attributes:
+        name: its key in the configuration.
+        index_url: address of its simple index, ends in `/`; has neither user info, query nor fragment.
+        file_hosts: `host`, `host:port` or `*.host` that file links may name besides the index's own.
+        private_network: whether its addresses may lie in loopback, link-local, RFC 1918, RFC 6598 or ULA space.
+        username, password: Basic credentials, sent to the index's own origin alone.
+        proxy: outbound HTTP proxy, or None.
+        ca_file: PEM file of additional certificate authorities, or None.
+    """
+
+    name: str
+    index_url: str
+    file_hosts: tuple[str, ...] = ()
+    private_network: bool = False
+    username: str | None = None
+    password: str | None = None
+    proxy: str | None = None
+    ca_file: str | None = None
+    connect_timeout: timedelta = timedelta(seconds=5)
+    read_timeout: timedelta = timedelta(seconds=30)
+    max_connections: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """Paths of PEM files."""
+
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where and how the server listens. `listen` is `host:port` or `unix:/path`."""
+
+    listen: str = "127.0.0.1:8080"
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    tls: TlsSettings | None = None
+    default_project: NamespacePath | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """`format` is text or json; `level` one of debug, info, warning, error."""
+
+    format: str = "text"
+    level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, except `max_description` in characters."""
+
+    max_file_size: int = 5 << 30
+    max_description: int = 4000
+    max_page_size: int = 100 << 20
+    upload_idle_timeout: timedelta = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How long upstream answers are kept and used."""
+
+    max_size: int = 50 << 30
+    fresh_for: timedelta = timedelta(minutes=10)
+    not_found_for: timedelta = timedelta(seconds=60)
+    stale_while_revalidate: timedelta = timedelta(minutes=5)
+    stale_if_error: timedelta = timedelta(days=30)
+    client_max_age: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the configuration says.
+
+    Attributes:
+        file: the configuration file as the operator named it; None when only the shipped defaults hold.
+        data_dir: path of the data directory.
+        users: the names of the users the file knows.
+    """
+
+    tree: Tree
+    upstreams: Mapping[str, UpstreamSettings]
+    users: frozenset[str]
+    data_dir: str
+    server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+    limits: Limits = Limits()
+    cache: CacheSettings = CacheSettings()
+    file: str | None = None

@@ -1,0 +1,1 @@
+"""What a namespace answers: pages, files, names, and why. Asks `decide`, orders the I/O around it."""

@@ -1,0 +1,132 @@
+"""Why a name is answered as it is: the trail of a decision as data for commands, API and pages (contract 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.domain.access import Caller, Sight
+from proxy.domain.decide import Asked, Decision, PackageOrigin, Step, Word
+from proxy.domain.names import parse_name
+from proxy.domain.namespaces import Namespace
+from proxy.domain.policy import Origin
+from proxy.domain.versions import parse_version
+from proxy.errors import InvalidVersion
+from proxy.index.answers import Index, PageAnswer
+
+STEPS = ("namespace", "access", "name", "private", "claimed", "forward", "allow", "upstream", "files")
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The decision, and all of it in the shape `explain` of contract 12."""
+
+    decision: Decision
+    shape: dict[str, object]
+
+
+async def explain(
+    index: Index,
+    namespace: Namespace,
+    raw_name: str,
+    caller: Caller,
+    sight: Sight,
+    *,
+    version: str | None = None,
+    filename: str | None = None,
+) -> Explanation:
+    """Decide `raw_name` at `namespace` as `caller` would be answered, upstreams included, and say why.
+
+    Args:
+        namespace: an index that `sight` may ask.
+        version, filename: show only files of this version, or this file.
+
+    Raises:
+        InvalidName: `raw_name` is no name.
+    """
+    name = parse_name(raw_name)
+    answer = await index.page(Asked(namespace, name, sight))
+    decision = answer.decision
+    before = (
+        Step("namespace", "pass", f"{namespace.title} is a {namespace.kind}"),
+        Step("access", "pass", f"{caller.label} may ask {namespace.title}"),
+        Step("name", "pass", f"{raw_name} is {name}" if raw_name != name else f"{name} is in normal form"),
+    )
+    files = _files(answer, version, filename)
+    trail = [*before, *decision.trail]
+    if decision.word is Word.UPSTREAM:
+        withheld = len(answer.screened.withheld)
+        trail.append(Step("files", "stop", f"{len(answer.screened.page.files)} served, {withheld} withheld"))
+    reached = {step.step for step in trail}
+    trail += [Step(step, "skip", "not reached") for step in STEPS if step not in reached]
+    trail.sort(key=lambda step: STEPS.index(step.step))
+    shape = {
+        "index": namespace.title,
+        "name": name,
+        "caller": caller.label,
+        "decision": str(decision.word),
+        "rule": decision.rule,
+        "reason": decision.reason,
+        "upstream": decision.upstream,
+        "tenant": None if decision.tenant is None else decision.tenant or "/",
+        "trail": [_step(step) for step in trail],
+        "files": files,
+    }
+    return Explanation(decision, shape)
+
+
+def _step(step: Step) -> dict[str, object]:
+    match step.origin:
+        case Origin(file, line, path):
+            origin: dict[str, object] | None = {"file": file, "line": line, "path": path}
+        case PackageOrigin(package, project):
+            origin = {"package": package, "project": project or "/"}
+        case None:
+            origin = None
+    return {"step": step.step, "outcome": step.outcome, "because": step.because, "origin": origin}
+
+
+def _files(answer: PageAnswer, version: str | None, filename: str | None) -> list[dict[str, object]]:
+    decision, page = answer.decision, answer.screened.page
+    source = _source(decision)
+    shown: list[dict[str, object]] = [
+        {
+            "filename": file.filename,
+            "version": file.version,
+            "source": source,
+            "served": True,
+            "rule": None,
+            "reason": None,
+            "until": None,
+        }
+        for file in page.files
+    ]
+    shown += [
+        {
+            "filename": file.filename,
+            "version": file.version,
+            "source": source,
+            "served": False,
+            "rule": file.rule,
+            "reason": file.reason,
+            "until": None,
+        }
+        for file in answer.screened.withheld
+    ]
+    return [file for file in shown if _is_wanted(file, version, filename)]
+
+
+def _source(decision: Decision) -> str:
+    if decision.word is Word.PRIVATE:
+        return ", ".join(decision.projects)
+    return decision.upstream or ""
+
+
+def _is_wanted(file: dict[str, object], version: str | None, filename: str | None) -> bool:
+    if filename is not None and file["filename"] != filename:
+        return False
+    if version is None:
+        return True
+    try:
+        return parse_version(str(file["version"])) == parse_version(version)
+    except InvalidVersion:
+        return file["version"] == version

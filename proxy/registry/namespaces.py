@@ -1,0 +1,219 @@
+"""Namespaces as the data knows them: what may not vanish from the file, former paths, dropping (contract 3).
+
+The file says which namespaces exist; the database remembers those that were ever served, because packages,
+claims and tokens hang on them. `settle` brings both together at start, and refuses a file that would lose
+something silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
+
+from proxy.domain.names import Name
+from proxy.domain.namespaces import ROOT, Kind, NamespacePath, Tree, is_within, lineage
+from proxy.errors import ConfigError, NoSuchNamespace, Problem, StillInUse
+from proxy.registry import packages
+from proxy.storage.database import Change
+from proxy.storage.tables import files, namespaces, tokens
+from proxy.storage.tables import packages as package_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one namespace of the database holds itself: packages with files, tombstones, live tokens."""
+
+    id: int
+    path: NamespacePath
+    kind: Kind
+    packages: int
+    claims: int
+    tokens: int
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.packages or self.claims or self.tokens)
+
+
+def held(connection: Connection) -> list[Held]:
+    """Every namespace that the database knows, with what it holds, by path."""
+    has_files = exists().where(files.c.package_id == package_rows.c.id).correlate(package_rows)
+
+    def count(*conditions: object) -> object:
+        return (
+            select(func.count(package_rows.c.id))
+            .where(package_rows.c.namespace_id == namespaces.c.id, *conditions)  # type: ignore[arg-type]  # column expressions
+            .correlate(namespaces)
+            .scalar_subquery()
+        )
+
+    live = (
+        select(func.count(tokens.c.id))
+        .where(tokens.c.namespace_id == namespaces.c.id, tokens.c.revoked_at.is_(None))
+        .correlate(namespaces)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        select(
+            namespaces.c.id, namespaces.c.path, namespaces.c.kind, count(has_files), count(~has_files), live
+        ).order_by(  # type: ignore[call-overload]  # scalar subqueries
+            namespaces.c.path
+        )
+    )
+    return [Held(id_, NamespacePath(path), Kind(kind), *counts) for id_, path, kind, *counts in rows]
+
+
+def is_settled(connection: Connection, tree: Tree) -> bool:
+    """Whether the database knows exactly the namespaces of `tree`: then `settle` has nothing to do."""
+    rows = connection.execute(select(namespaces.c.path, namespaces.c.kind))
+    known = {(path, kind) for path, kind in rows}
+    return known == {(namespace.path, str(namespace.kind)) for namespace in tree}
+
+
+def settle(
+    change: Change, tree: Tree, now: datetime, *, file: str, line_of: Callable[[str], int] = lambda _: 0
+) -> None:
+    """Make the database's namespaces those of `tree`: move what has an alias, add what is new, drop what is empty.
+
+    Raises:
+        ConfigError: a namespace that holds packages, claims or tokens is gone from the file, or became
+            another kind, or an alias leads where the same name is held already. Names each.
+    """
+    connection = change.connection
+    problems: list[Problem] = []
+    for found in held(connection):
+        target = tree.current_path(found.path)
+        if target != found.path and tree.get(target) is not None:
+            problems.extend(
+                Problem(file, line_of(target), config_path(target, tree), message)
+                for message in _move(connection, found, target)
+            )
+    change.touch("namespaces")
+    gone = [
+        found
+        for found in held(connection)
+        if (standing := tree.get(found.path)) is None
+        or standing.path != found.path
+        or standing.kind is not found.kind
+    ]
+    problems.extend(_vanished(gone, tree, file))
+    if problems:
+        raise ConfigError(problems)
+    for found in gone:
+        connection.execute(delete(tokens).where(tokens.c.namespace_id == found.id))
+        connection.execute(delete(namespaces).where(namespaces.c.id == found.id))
+    known = set(connection.execute(select(namespaces.c.path)).scalars())
+    for namespace in tree:
+        if namespace.path not in known:
+            connection.execute(
+                insert(namespaces).values(path=namespace.path, kind=str(namespace.kind), created_at=now)
+            )
+
+
+def _move(connection: Connection, found: Held, target: NamespacePath) -> list[str]:
+    """Give the row its new path; where that is taken, hand its contents over."""
+    taken = connection.execute(select(namespaces.c.id).where(namespaces.c.path == target)).scalar()
+    if taken is None:
+        connection.execute(update(namespaces).where(namespaces.c.id == found.id).values(path=target))
+        return []
+    both = (
+        select(package_rows.c.name)
+        .where(package_rows.c.namespace_id.in_([taken, found.id]))
+        .group_by(package_rows.c.name)
+        .having(func.count() > 1)
+    )
+    doubled = connection.execute(both.limit(3)).scalars().all()
+    if doubled:
+        return [f"{found.path} and {target} both hold {', '.join(doubled)}: delete it in one of them first"]
+    for table in (package_rows, tokens):
+        connection.execute(update(table).where(table.c.namespace_id == found.id).values(namespace_id=taken))
+    connection.execute(delete(namespaces).where(namespaces.c.id == found.id))
+    return []
+
+
+def _vanished(gone: list[Held], tree: Tree, file: str) -> list[Problem]:
+    """One problem for each topmost namespace that is gone and holds something, at or below it."""
+    full = [found for found in gone if not found.is_empty]
+    paths = {found.path for found in gone}
+    tops = {[above for above in lineage(found.path) if above in paths][-1] for found in full}
+    problems = []
+    for top in sorted(tops):
+        below = [found for found in full if is_within(found.path, top)]
+        counts = (
+            _count(sum(found.packages for found in below), "package"),
+            _count(sum(found.packages + found.claims for found in below), "claim"),
+            _count(sum(found.tokens for found in below), "token"),
+        )
+        holds = " and ".join(count for count in counts if count)
+        standing = tree.get(top)
+        where = config_path(top, tree)
+        what = "group" if next(found for found in gone if found.path == top).kind is Kind.GROUP else "project"
+        if standing is not None and standing.path == top:
+            message = f"was a {what} and holds {holds}: it cannot become a {standing.kind}"
+        else:
+            message = (
+                f"{where} is gone but holds {holds}: give the {what} that replaces it aliases: [{top}], "
+                f"or run pypi-overlay namespace drop {top}"
+            )
+        problems.append(Problem(file, 0, where, message))
+    return problems
+
+
+def _count(number: int, what: str) -> str:
+    return "" if not number else f"{number} {what}{'s' if number > 1 else ''}"
+
+
+def config_path(path: NamespacePath, tree: Tree) -> str:
+    """Where a namespace stands, or stood, in the file: `groups.acme.projects.widgets`."""
+    segments = path.split("/")
+    found = tree.get(path)
+    last = "projects" if (found is not None and found.kind is Kind.PROJECT) or len(segments) > 1 else "groups"
+    if found is not None and found.kind is Kind.GROUP:
+        last = "groups"
+    parents = [f"groups.{segment}" for segment in segments[:-1]]
+    return ".".join([*parents, f"{last}.{segments[-1]}"])
+
+
+def drop(change: Change, tree: Tree, path: NamespacePath, now: datetime) -> packages.Removed:
+    """Delete all packages at and below a namespace that left the file; their names stay claimed by the instance.
+
+    Raises:
+        StillInUse: the file still has it.
+        NoSuchNamespace: the data holds no such namespace.
+    """
+    connection = change.connection
+    if path == ROOT or (tree.get(path) is not None and path == tree.current_path(path)):
+        raise StillInUse(f"{path or '/'} stands in the configuration", hint="take it out of the file first")
+    below = [found for found in held(connection) if is_within(found.path, path)]
+    if not below:
+        raise NoSuchNamespace(f"nothing is held for {path}")
+    root_id = connection.execute(select(namespaces.c.id).where(namespaces.c.path == ROOT)).scalar()
+    if root_id is None:
+        added = insert(namespaces).values(path=ROOT, kind=str(Kind.GROUP), created_at=now)
+        root_id = connection.execute(added.returning(namespaces.c.id)).scalar_one()
+    filenames: list[str] = []
+    digests: list[str] = []
+    for found in below:
+        names = (
+            connection.execute(select(package_rows.c.name).where(package_rows.c.namespace_id == found.id))
+            .scalars()
+            .all()
+        )
+        for name in names:
+            if connection.execute(
+                select(files.c.id)
+                .join(package_rows, package_rows.c.id == files.c.package_id)
+                .where(package_rows.c.namespace_id == found.id, package_rows.c.name == name)
+                .limit(1)
+            ).first():
+                removed = packages.delete_files(change, found.path, Name(name))
+                filenames += removed.filenames
+                digests += removed.digests
+        packages.move_claims(change, found.id, root_id)
+        connection.execute(delete(tokens).where(tokens.c.namespace_id == found.id))
+        connection.execute(delete(namespaces).where(namespaces.c.id == found.id))
+    change.touch("namespaces")
+    return packages.Removed(tuple(filenames), tuple(digests), tombstone=True)

@@ -1,0 +1,298 @@
+"""One upload from its first byte to its commit, in the order of contract 6.
+
+The body is streamed to disk while it is hashed; memory does not grow with the file. Nothing is visible before
+the one transaction at the end, and whatever fails before it leaves no trace but a file that the next start
+sweeps away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from proxy.archive.inspect import Inspected, inspect
+from proxy.domain.access import Caller
+from proxy.domain.admit import admit
+from proxy.domain.filenames import Distribution, parse_distribution
+from proxy.domain.names import Name
+from proxy.domain.namespaces import Namespace, Tree
+from proxy.domain.snapshot import Limits
+from proxy.domain.versions import parse_version, version_key
+from proxy.errors import InvalidForm, TooLarge
+from proxy.registry import packages
+from proxy.registry.form import MAX_FIELD, Fields, Form, check_digests, check_filename, read_form
+from proxy.storage import audit
+from proxy.storage.database import Change, Database
+from proxy.storage.objects import Incoming, ObjectStore
+
+_CHUNK = 1 << 20
+"""Bytes hashed and written at a time: one hop to a thread per MiB."""
+
+
+class Part(Protocol):
+    """One part of a multipart body, as `web.upload` hands it in.
+
+    Attributes:
+        name: of the field; None where it cannot be told.
+        filename: None for text.
+        is_encoded: whether it claims a content or transfer encoding (T-UP7).
+    """
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def filename(self) -> str | None: ...
+    @property
+    def is_encoded(self) -> bool: ...
+
+    async def read(self) -> bytes:
+        """The next bytes; empty at the end of the part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """From where an upload or deletion comes, for the audit."""
+
+    address: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the answer to an upload says (contract 12)."""
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    project: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """An upload that passed every check that needs no database."""
+
+    incoming: Incoming
+    project: Namespace
+    caller: Caller
+    form: Form
+    distribution: Distribution
+    inspected: Inspected
+    origin: Origin
+
+
+class Publisher:
+    """Publishes to, and deletes from, the projects of one instance."""
+
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        tree: Tree,
+        limits: Limits,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._tree = tree
+        self._limits = limits
+        self._now = now
+
+    def free_space(self) -> int:
+        """Bytes that may still be written below the data directory."""
+        return self._objects.free_space()
+
+    async def receive(
+        self,
+        parts: AsyncIterator[Part],
+        *,
+        project: Namespace,
+        caller: Caller,
+        action: str | None = None,
+        origin: Origin = Origin(),
+    ) -> Published:
+        """Take one upload. That the caller may publish to `project` is checked before.
+
+        Raises:
+            TooLarge: the file is over the limit.
+            InvalidInput: form, name, version, filename, digests or archive are not in order.
+            NotPermitted: somebody else owns the name.
+            AlreadyExists: a file of this name, or of the same kind, version and tags, is published.
+            DiskFull: no space left.
+        """
+        incoming = self._objects.incoming()
+        try:
+            fields, filename = await self._gather(parts, incoming)
+            form = read_form(fields, action=action, max_description=self._limits.max_description)
+            if filename is None:
+                raise InvalidForm("the form has no file", hint="its field is called content")
+            distribution = parse_distribution(filename, form.name)
+            check_filename(form, distribution)
+            await asyncio.to_thread(incoming.finish)
+            check_digests(
+                form,
+                {
+                    "md5_digest": incoming.md5,
+                    "sha256_digest": incoming.sha256,
+                    "blake2_256_digest": incoming.blake2b,
+                },
+            )
+            inspected = await asyncio.to_thread(inspect, incoming.path, distribution)
+            upload = _Upload(incoming, project, caller, form, distribution, inspected, origin)
+            return await self._database.change(lambda change: self._commit(change, upload))
+        finally:
+            incoming.discard()
+
+    async def _gather(self, parts: AsyncIterator[Part], incoming: Incoming) -> tuple[Fields, str | None]:
+        fields = Fields()
+        filename: str | None = None
+        async for part in parts:
+            name = part.name
+            if name is None:
+                raise InvalidForm("a part of the form has no name")
+            fields.count(name)
+            if part.is_encoded:
+                raise InvalidForm(f"the field {name[:60]!a} is encoded", hint="send parts as they are")
+            if name == "content":
+                if filename is not None or part.filename is None:
+                    raise InvalidForm("the form must have one file, in the field content")
+                filename = part.filename
+                await self._store(part, incoming)
+            elif name == "gpg_signature":
+                while await part.read():
+                    pass
+            elif part.filename is not None:
+                raise InvalidForm(f"the field {name[:60]!a} must be text, not a file")
+            else:
+                fields.add(name, await self._text(name, part))
+        return fields, filename
+
+    async def _store(self, part: Part, incoming: Incoming) -> None:
+        buffer = bytearray()
+        while True:
+            piece = await part.read()
+            buffer += piece
+            if incoming.size + len(buffer) > self._limits.max_file_size:
+                raise too_large(self._limits.max_file_size)
+            if len(buffer) >= _CHUNK or (not piece and buffer):
+                await asyncio.to_thread(incoming.write, bytes(buffer))
+                buffer.clear()
+            if not piece:
+                return
+
+    async def _text(self, name: str, part: Part) -> bytes:
+        value = bytearray()
+        while piece := await part.read():
+            if len(value) + len(piece) > MAX_FIELD:
+                if name != "description":
+                    raise InvalidForm(f"the field {name[:60]!a} is over {MAX_FIELD >> 20} MiB")
+                piece = piece[: MAX_FIELD - len(value)]
+            value += piece
+        if len(value) == MAX_FIELD:
+            # A cut may have fallen into a character.
+            return value.decode(errors="ignore").encode()
+        return bytes(value)
+
+    def _commit(self, change: Change, upload: _Upload) -> Published:
+        """Inside the transaction: judge ownership, keep the bytes, insert the rows."""
+        project, form, incoming = upload.project, upload.form, upload.incoming
+        distribution, inspected = upload.distribution, upload.inspected
+        facts = packages.facts(change.connection, form.name)
+        admit(project, form.name, upload.caller, facts, self._tree)
+        now = self._now()
+        # Kept under the writer's lock, as deletions drop them: no row can lose its object in between. After a
+        # crash before COMMIT the object is garbage, never visible.
+        metadata_sha256 = self._objects.put_bytes(inspected.metadata)
+        new = packages.NewFile(
+            name=form.name,
+            display_name=form.display_name,
+            version=str(distribution.version),
+            version_key=version_key(distribution.version),
+            filename=distribution.filename,
+            identity=distribution.identity,
+            kind=str(distribution.kind),
+            sha256=incoming.sha256,
+            blake2b=incoming.blake2b,
+            size=incoming.size,
+            metadata_sha256=metadata_sha256,
+            metadata_final=inspected.final,
+            requires_python=inspected.requires_python,
+            summary=inspected.summary,
+            uploaded_at=now,
+            uploaded_by=audit.describe(upload.caller),
+            fields=form.kept,
+        )
+        packages.insert_file(change, project.path, new)
+        self._objects.keep(incoming)
+        audit.record(
+            change.connection,
+            at=now,
+            action="file.upload",
+            who=upload.caller,
+            address=upload.origin.address,
+            namespace=project.path,
+            name=form.name,
+            version=new.version,
+            filename=new.filename,
+            detail={"sha256": new.sha256, "size": new.size, "first": not facts.owned},
+            request_id=upload.origin.request_id,
+        )
+        return Published(form.name, new.version, new.filename, new.sha256, project.path)
+
+    async def delete(
+        self,
+        project: Namespace,
+        name: Name,
+        version: str | None = None,
+        filename: str | None = None,
+        *,
+        caller: Caller,
+        origin: Origin = Origin(),
+    ) -> packages.Removed:
+        """Delete a package, one of its releases, or one file; the name stays claimed.
+
+        Args:
+            version: in any spelling of PEP 440.
+
+        Raises:
+            NoSuchName, NoSuchFile: there is nothing of that kind.
+            InvalidVersion: `version` is none.
+        """
+        key = None if version is None else version_key(parse_version(version))
+
+        def act(change: Change) -> packages.Removed:
+            removed = packages.delete_files(change, project.path, name, key, filename)
+            audit.record(
+                change.connection,
+                at=self._now(),
+                action="file.delete",
+                who=caller,
+                address=origin.address,
+                namespace=project.path,
+                name=name,
+                version=version,
+                filename=filename,
+                detail={"files": list(removed.filenames), "tombstone": removed.tombstone},
+                request_id=origin.request_id,
+            )
+            return removed
+
+        removed = await self._database.change(act)
+        await self._database.change(lambda change: self._sweep(change, removed.digests))
+        return removed
+
+    def _sweep(self, change: Change, digests: tuple[str, ...]) -> None:
+        """Drop objects that nothing refers to; in a transaction of its own, after the rows are surely gone."""
+        for digest in packages.unreferenced(change.connection, digests):
+            self._objects.delete(digest)
+
+
+def too_large(limit: int) -> TooLarge:
+    """The refusal of a file over `limit` bytes."""
+    return TooLarge(
+        f"the file is larger than the limit of {limit} bytes", hint="max_file_size in limits sets it"
+    )

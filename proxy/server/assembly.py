@@ -1,0 +1,144 @@
+"""`open_instance`: the only place that makes long-lived objects and hands them to each other.
+
+The server and the commands use the same one, so both work on the same data by the same rules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from proxy.cache.files import Files
+from proxy.cache.pages import Pages
+from proxy.config.compile import file_of
+from proxy.domain.snapshot import Snapshot
+from proxy.identity import tokens
+from proxy.identity.tokens import LastUse
+from proxy.index.answers import Index
+from proxy.index.instance import Instance
+from proxy.index.variants import Variants
+from proxy.registry import namespaces
+from proxy.registry.publish import Publisher
+from proxy.storage.database import Change, Database
+from proxy.storage.layout import Layout
+from proxy.storage.locks import Locks
+from proxy.storage.objects import DiskObjects
+from proxy.upstream.client import Upstream
+
+
+def utc_now() -> datetime:
+    """The clock of everything that is not given another."""
+    return datetime.now(UTC)
+
+
+def program_version() -> str:
+    """The version of the installed distribution; `0` in a tree that is not installed."""
+    try:
+        return version("pypi-overlay")
+    except PackageNotFoundError:
+        return "0"
+
+
+def open_instance(
+    snapshot: Snapshot,
+    *,
+    serving: bool = False,
+    settled: bool = True,
+    now: Callable[[], datetime] = utc_now,
+) -> Instance:
+    """Open the data directory and wire everything to it. Nothing talks to the network yet.
+
+    Args:
+        serving: become the one server of the data directory, and sweep up what a killed one left behind.
+        settled: see to it that the data's namespaces are those of the configuration; commands that mend
+            exactly that pass False.
+
+    Raises:
+        ConfigError: the configuration would lose namespaces that hold something.
+        StorageError: the data directory or a database cannot be used, or another process serves it.
+    """
+    layout = Layout(snapshot.data_dir)
+    layout.prepare()
+    locks = Locks(layout)
+    try:
+        if serving:
+            locks.hold_serve()
+        registry = Database(layout.registry_database, locks, name="registry")
+        cache = Database(layout.cache_database, locks, name="cache")
+        registry.migrate()
+        cache.migrate()
+        if settled and not registry.read_now(lambda c: namespaces.is_settled(c, snapshot.tree)):
+            registry.change_now(
+                lambda change: namespaces.settle(change, snapshot.tree, now(), file=file_of(snapshot))
+            )
+    except BaseException:
+        locks.close()
+        raise
+    agent = f"pypi-overlay/{program_version()} (caching package index)"
+    upstreams = {
+        name: Upstream(settings, max_page_size=snapshot.limits.max_page_size, user_agent=agent)
+        for name, settings in snapshot.upstreams.items()
+    }
+    objects = DiskObjects(layout)
+    pages = Pages(layout, cache, upstreams, snapshot.cache, now)
+    files = Files(layout, cache, upstreams, snapshot.cache, now)
+    if serving:
+        objects.clear_incoming()
+        files.recover()
+    return Instance(
+        snapshot=snapshot,
+        layout=layout,
+        locks=locks,
+        registry=registry,
+        cache=cache,
+        upstreams=upstreams,
+        objects=objects,
+        pages=pages,
+        files=files,
+        index=Index(snapshot.tree, registry, pages),
+        variants=Variants(),
+        publisher=Publisher(registry, objects, snapshot.tree, snapshot.limits, now),
+        last_use=LastUse(),
+        now=now,
+    )
+
+
+async def close_instance(instance: Instance) -> None:
+    """End transfers and background work, write what waits in memory, close everything."""
+    await instance.files.close()
+    await instance.pages.close()
+    for upstream in instance.upstreams.values():
+        await upstream.close()
+    if instance.last_use.is_waiting:
+        await instance.registry.change(instance.last_use.flush)
+    instance.registry.close()
+    instance.cache.close()
+    instance.locks.close()
+
+
+def admit_owner(instance: Instance, preset: str | None) -> str | None:
+    """See to it that an owner can come in; to be called at every start of the server.
+
+    The first start writes a new owner token to `owner-token` below the data directory (mode 0600), unless
+    `preset` gives one.
+
+    Returns:
+        The text of a token that was made and written now, for a terminal; else None.
+    """
+
+    def act(change: Change) -> str | None:
+        text = tokens.first_owner_token(change, instance.now(), preset)
+        if text is None or preset is not None:
+            return None
+        # Before the commit: a token that stands in no file could never be used.
+        path = Path(instance.layout.owner_token)
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+        return text
+
+    return instance.registry.change_now(act)

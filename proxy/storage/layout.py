@@ -1,0 +1,175 @@
+"""Every path below the data directory, its purpose, and the version of its format. No other module joins them.
+
+    registry.sqlite                     packages, releases, files, claims, tokens, audit: precious
+    cache.sqlite                        what the cache holds and when it was last used: may be lost
+    objects/ab/<sha256>                 private files and their metadata, by content: precious
+    incoming/<random>                   uploads in flight; emptied at start
+    cache/files/ab/<key>                upstream files; key: sha256, or `url-` and a sha256 (domain.pages.url_key)
+    cache/partial/<key>                 upstream files that are still arriving
+    cache/pages-v1/<upstream>/<name>    parsed upstream pages
+    run/locks                           byte ranges that processes lock (storage.locks)
+    run/serve.pid                       process id of the server, for people and scripts
+    owner-token                         the token of the first start (mode 0600)
+
+A format that changes gets a new name (`pages-v2`); the old directory is then garbage, never misread.
+Files under `objects` and `incoming` and under `cache/files` and `cache/partial` lie on one file system, so
+that renames are atomic.
+"""
+
+# Paths are plain strings here: some are made and looked at for every file that is served.
+# ruff: noqa: PTH100, PTH102, PTH103, PTH112, PTH118
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+from proxy.domain.names import Name
+from proxy.errors import StorageError
+from proxy.storage.disk import translated
+
+_KEY = re.compile(r"(?:url-)?([0-9a-f]{2})[0-9a-f]{62}\Z", re.ASCII)
+_UPSTREAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", re.ASCII)
+_LONGEST_NAME = 150
+"""Characters of a name that stands as it is in a path; file systems allow 255 bytes, temporary suffixes included."""
+
+
+class Layout:
+    """The paths of one data directory. Making one touches nothing; `prepare` makes the directories."""
+
+    __slots__ = ("data_dir",)
+
+    def __init__(self, data_dir: str) -> None:
+        """Take `data_dir`, absolute or relative to the working directory of now."""
+        self.data_dir = os.path.abspath(data_dir)
+
+    def _below(self, *parts: str) -> str:
+        return os.path.join(self.data_dir, *parts)
+
+    @property
+    def registry_database(self) -> str:
+        return self._below("registry.sqlite")
+
+    @property
+    def cache_database(self) -> str:
+        return self._below("cache.sqlite")
+
+    @property
+    def objects(self) -> str:
+        return self._below("objects")
+
+    @property
+    def incoming(self) -> str:
+        return self._below("incoming")
+
+    @property
+    def cached_files(self) -> str:
+        return self._below("cache", "files")
+
+    @property
+    def partial_files(self) -> str:
+        return self._below("cache", "partial")
+
+    @property
+    def cached_pages(self) -> str:
+        return self._below("cache", "pages-v1")
+
+    @property
+    def run(self) -> str:
+        return self._below("run")
+
+    @property
+    def locks(self) -> str:
+        return self._below("run", "locks")
+
+    @property
+    def serve_pid(self) -> str:
+        return self._below("run", "serve.pid")
+
+    @property
+    def owner_token(self) -> str:
+        return self._below("owner-token")
+
+    def object(self, digest: str) -> str:
+        """Where the private bytes with this sha256 (lower-case hex) lie.
+
+        Raises:
+            StorageError: `digest` is not a content key. It may come from an address, so it never becomes
+                a path unchecked.
+        """
+        return os.path.join(self.objects, _shard(digest), digest)
+
+    def cached_file(self, key: str) -> str:
+        """Where the upstream file of this key lies once it is whole and verified. Raises as `object`."""
+        return os.path.join(self.cached_files, _shard(key), key)
+
+    def partial_file(self, key: str) -> str:
+        """Where the upstream file of this key is being written. Raises as `object`."""
+        _shard(key)
+        return os.path.join(self.partial_files, key)
+
+    def cached_page(self, upstream: str, name: Name) -> str:
+        """Where the parsed page of `name` at `upstream` (a key of the configuration) lies.
+
+        Long names are hashed behind a `+`, which no normalised name contains.
+        """
+        leaf = name if len(name) <= _LONGEST_NAME else "+" + hashlib.sha256(name.encode()).hexdigest()
+        return os.path.join(self.pages_of(upstream), leaf)
+
+    def pages_of(self, upstream: str) -> str:
+        """The directory of all pages of one upstream.
+
+        Raises:
+            StorageError: not the form of an upstream's name.
+        """
+        if _UPSTREAM.match(upstream) is None:
+            raise StorageError(f"{upstream[:80]!a} is not the name of an upstream")
+        return os.path.join(self.cached_pages, upstream)
+
+    def prepare(self) -> None:
+        """Make what is missing, readable by this user alone; what exists is left as it is.
+
+        An existing data directory keeps its mode, since it may be a mount or a directory of the operator's;
+        what lies below is closed all the same. The database files are made here so that SQLite, which goes
+        by the umask, does not decide who may read them.
+
+        Raises:
+            StorageError: the data directory cannot be made or written.
+        """
+        try:
+            with translated("the data directory cannot be used"):
+                os.makedirs(self.data_dir, mode=0o700, exist_ok=True)
+                for directory in (
+                    self.objects,
+                    self.incoming,
+                    self._below("cache"),
+                    self.cached_files,
+                    self.partial_files,
+                    self.cached_pages,
+                    self.run,
+                ):
+                    if not os.path.isdir(directory):
+                        os.mkdir(directory, 0o700)
+                    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+                        raise PermissionError(13, os.strerror(13))
+                for database in (self.registry_database, self.cache_database):
+                    _create_private(database)
+        except StorageError as error:
+            error.hint = error.hint or "check storage.data_dir, its owner and its permissions"
+            raise
+
+
+def _create_private(path: str) -> None:
+    # Only ever opened when new: closing a file that SQLite has open in this process would drop its locks.
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return
+
+
+def _shard(key: str) -> str:
+    match = _KEY.match(key)
+    if match is None:
+        raise StorageError(f"{key[:80]!a} is not the key of a file")
+    return match[1]

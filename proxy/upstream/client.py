@@ -1,0 +1,432 @@
+"""One upstream index over HTTP: its project pages and its files.
+
+Owns the connections, credentials, time-outs, redirects and size limits of one upstream, and says for every
+request what came of it: a page, "unchanged", "no such project", or an `UpstreamError`. Only a 404 or 410 of
+the page itself means that there is no such project; nothing else is ever read as that. Nothing is kept here:
+what is worth keeping, and what to show while the upstream fails, is the cache's business.
+
+No header of our own clients travels upstream. aiohttp's own following of redirects and decoding of bodies are
+off: both would trust the other side with more than it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import re
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from proxy.domain.names import Name
+from proxy.domain.pages import Page
+from proxy.domain.snapshot import UpstreamSettings
+from proxy.errors import (
+    OverlayError,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamFaulty,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.upstream.hosts import GuardedResolver, Origin, PrivateAddress, Reach
+from proxy.upstream.parse import Unusable, parse_page
+
+ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
+"""One fixed value, so that a page does not depend on which client asked first."""
+
+MAX_REDIRECTS = 3
+FILE_CHUNK = 256 << 10
+"""Bytes that one step of a file's stream yields at most."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_GONE = frozenset({403, 404, 410})
+_MAX_ETAG = 256
+_INLINE_BYTES = 200 << 10
+"""Decoded bodies up to this size are parsed on the loop: about two milliseconds."""
+_INLINE_COMPRESSED = 24 << 10
+_BOMB_RATIO = 100
+_BOMB_FLOOR = 8 << 20
+"""Index pages compress 5 to 20 times. What unpacks to more than 8 MiB and 100 times its size is a bomb."""
+_PAGE_READS = 4
+"""A page may take as long as four read time-outs together, however steadily it trickles."""
+_FILES_SHARE = 0.8
+"""Share of the connections that files may hold; the rest is always left for pages."""
+_KEEP_ALIVE = 30.0
+
+_DIGITS = re.compile(r"[0-9]{1,9}\Z")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPage:
+    """The upstream's page. `etag` is its validator, as it stands in the header; `max_age` None: it said nothing."""
+
+    page: Page
+    etag: str | None
+    max_age: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    """The page whose validator was sent is still the current one."""
+
+    max_age: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoSuchProject:
+    """A valid "there is no such project"."""
+
+
+PageResult = FoundPage | NotModified | NoSuchProject
+
+
+class FileStream:
+    """A file on its way.
+
+    Attributes:
+        start: where in the file the first byte of `chunks` lies; 0 unless a later start was asked for and given.
+        size: bytes of the whole file, or None where the upstream does not say.
+        etag: a strong validator, or None.
+    """
+
+    __slots__ = ("_response", "_upstream", "_what", "etag", "size", "start")
+
+    def __init__(self, response: aiohttp.ClientResponse, upstream: Upstream, what: str, start: int) -> None:
+        self._response = response
+        self._upstream = upstream
+        self._what = what
+        self.start = start
+        length = response.content_length
+        self.size = None if length is None else start + length
+        etag = _etag(response)
+        self.etag = None if etag is None or etag.startswith("W/") else etag
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they come, each piece at most `FILE_CHUNK` long. Not to be iterated twice.
+
+        Raises:
+            UpstreamTimeout: nothing came for the read time-out.
+            UpstreamUnreachable: the connection broke, or ended before Content-Length was reached.
+        """
+        with self._upstream.translated(self._what):
+            async for chunk in self._response.content.iter_any():
+                for place in range(0, len(chunk), FILE_CHUNK):
+                    yield chunk[place : place + FILE_CHUNK]
+
+
+class Upstream:
+    """One configured upstream. One object per event loop; connections are opened when first needed."""
+
+    def __init__(self, settings: UpstreamSettings, *, max_page_size: int, user_agent: str) -> None:
+        """Take validated settings; touches neither network nor loop.
+
+        Args:
+            max_page_size: bytes of a decoded page; a bigger one is refused.
+            user_agent: what we call ourselves to the upstream's operators.
+        """
+        self.settings = settings
+        self.name = settings.name
+        self._reach = Reach(settings)
+        self._max_page_size = max_page_size
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+        self._file_slots = asyncio.Semaphore(max(1, int(settings.max_connections * _FILES_SHARE)))
+        self._authorization: str | None = None
+        if settings.username is not None or settings.password is not None:
+            pair = f"{settings.username or ''}:{settings.password or ''}"
+            self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+        self._page_time = (settings.connect_timeout + _PAGE_READS * settings.read_timeout).total_seconds()
+
+    async def close(self) -> None:
+        """Close every connection; requests under way fail."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def check_url(self, url: str) -> None:
+        """Check that `url` may be asked at all, before any connection is made (T-SSRF).
+
+        Raises:
+            UpstreamFaulty: scheme, host, port or network are not among those allowed for this upstream.
+        """
+        refusal = self._reach.refusal(url)
+        if refusal is not None:
+            raise UpstreamFaulty(self.name, f"{self.name}: {refusal}")
+
+    async def page(self, name: Name, etag: str | None = None) -> PageResult:
+        """Fetch the project page of `name`, or learn that the one with validator `etag` still holds.
+
+        Raises:
+            UpstreamBusy: 429 or 503.
+            UpstreamTimeout: no connection, no byte, or no whole page in time.
+            UpstreamUnreachable: no connection, or it broke.
+            UpstreamFaulty: any other answer, one that is no page of `name`, or one over the size limit.
+        """
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip"}
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        what = f"the page of {name}"
+        with self.translated(what):
+            async with (
+                asyncio.timeout(self._page_time),
+                self._get(f"{self.settings.index_url}{name}/", headers, what) as response,
+            ):
+                if response.status in (404, 410):
+                    return NoSuchProject()
+                if response.status == 304 and etag is not None:
+                    return NotModified(_max_age(response.headers))
+                if response.status != 200:
+                    raise self._refused(response, what)
+                page = await self._read_page(response, name)
+                return FoundPage(page, _etag(response), _max_age(response.headers))
+
+    @contextlib.asynccontextmanager
+    async def file(self, url: str, *, start: int = 0, etag: str | None = None) -> AsyncIterator[FileStream]:
+        """Open the file at `url`, an address from one of this upstream's pages.
+
+        Args:
+            start: the first byte wanted; the stream's own `start` says whether the upstream went along.
+            etag: with `start`, the strong validator of the bytes already at hand.
+
+        Raises:
+            UpstreamFaulty: an address that may not be asked, a file that is gone, an encoded body, a bad range.
+            UpstreamBusy, UpstreamTimeout, UpstreamUnreachable: as for pages; also while `chunks` are read.
+        """
+        self.check_url(url)
+        # `identity`: the digest is that of the file as it is, and a decoder would be a way in for bombs.
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if etag is not None:
+                headers["If-Range"] = etag
+        what = f"the file {url.partition('?')[0].rpartition('/')[2][:200]}"
+        async with self._file_slots, self._translated_get(url, headers, what) as response:
+            if response.status in _GONE:
+                raise UpstreamFaulty(self.name, f"{what} is gone from {self.name} ({response.status})")
+            if response.status != 200 and not (start and response.status == 206):
+                raise self._refused(response, what)
+            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise UpstreamFaulty(self.name, f"{self.name} sent {what} with a content coding")
+            begins = 0
+            if response.status == 206:
+                given = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+                if given is None or int(given[1]) != start:
+                    raise UpstreamFaulty(self.name, f"{self.name} sent another range of {what}")
+                begins = start
+            yield FileStream(response, self, what, begins)
+
+    @contextlib.asynccontextmanager
+    async def _translated_get(
+        self, url: str, headers: Mapping[str, str], what: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """`_get` whose opening alone is translated: what its user raises inside is not an upstream's fault."""
+        async with contextlib.AsyncExitStack() as stack:
+            with self.translated(what):
+                response = await stack.enter_async_context(self._get(url, headers, what))
+            yield response
+
+    @contextlib.asynccontextmanager
+    async def _get(
+        self, url: str, headers: Mapping[str, str], what: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """GET with redirects followed by hand; every address is checked, credentials stay at the origin."""
+        for _ in range(MAX_REDIRECTS + 1):
+            self.check_url(url)
+            sent = dict(headers)
+            if self._authorization is not None and Origin.of(url) == self._reach.origin:
+                sent["Authorization"] = self._authorization
+            async with self._opened().get(
+                _address(self.name, url), headers=sent, allow_redirects=False, proxy=self.settings.proxy
+            ) as response:
+                if response.status not in _REDIRECTS:
+                    yield response
+                    return
+                target = urljoin(url, response.headers.get("Location", "")).partition("#")[0]
+                if url.startswith("https:") and not target.startswith("https:"):
+                    raise UpstreamFaulty(self.name, f"{self.name} redirects {what} away from https")
+                url = target
+        raise UpstreamFaulty(self.name, f"{self.name} redirects {what} more than {MAX_REDIRECTS} times")
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            settings = self.settings
+            # Behind an outbound proxy only the proxy's own name is resolved here, and it may well be private.
+            resolver = None if settings.proxy else GuardedResolver(self._reach.is_closed)
+            connector = aiohttp.TCPConnector(
+                limit=settings.max_connections,
+                resolver=resolver,
+                ssl=self._tls(),
+                keepalive_timeout=_KEEP_ALIVE,
+            )
+            timeout = aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=settings.connect_timeout.total_seconds(),
+                sock_read=settings.read_timeout.total_seconds(),
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=timeout,
+                headers={"User-Agent": self._user_agent},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
+
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if self.settings.ca_file is not None:
+            try:
+                context.load_verify_locations(self.settings.ca_file)
+            except OSError as error:
+                raise UpstreamFaulty(
+                    self.name,
+                    f"the ca_file of {self.name} cannot be used",
+                    hint="check upstreams in the configuration",
+                ) from error
+        return context
+
+    async def _read_page(self, response: aiohttp.ClientResponse, name: Name) -> Page:
+        coding = response.headers.get("Content-Encoding", "identity").lower()
+        if coding not in ("identity", "gzip", "x-gzip"):
+            raise UpstreamFaulty(self.name, f"{self.name} sent the page of {name} in an unknown coding")
+        pieces: list[bytes] = []
+        received = 0
+        async for piece in response.content.iter_any():
+            received += len(piece)
+            if received > self._max_page_size:
+                raise UpstreamFaulty(
+                    self.name, f"{self.name}: the page of {name} is larger than max_page_size"
+                )
+            pieces.append(piece)
+        zipped = coding != "identity"
+        content_type = response.headers.get("Content-Type", "")
+        base_url = str(response.url)
+
+        def read() -> Page:
+            body = b"".join(pieces)
+            pieces.clear()
+            if zipped:
+                body = _unzip(body, self._max_page_size)
+            return parse_page(body, content_type, base_url, name)
+
+        try:
+            if received <= (_INLINE_COMPRESSED if zipped else _INLINE_BYTES):
+                return read()
+            return await asyncio.to_thread(read)
+        except Unusable as error:
+            raise UpstreamFaulty(
+                self.name, f"{self.name}: the page of {name} is unusable: {error}"
+            ) from error
+
+    def _refused(self, response: aiohttp.ClientResponse, what: str) -> UpstreamError:
+        message = f"{self.name} answered {response.status} for {what}"
+        if response.status in (429, 503):
+            return UpstreamBusy(self.name, message, retry_after=_retry_after(response.headers))
+        return UpstreamFaulty(self.name, message)
+
+    @contextlib.contextmanager
+    def translated(self, what: str) -> Iterator[None]:
+        """Turn what aiohttp raises in the enclosed steps into an `UpstreamError` about `what`."""
+        try:
+            yield
+        except OverlayError:
+            raise
+        except TimeoutError as error:
+            raise UpstreamTimeout(self.name, f"{self.name} did not send {what} in time") from error
+        except aiohttp.ClientConnectorDNSError as error:
+            if isinstance(error.os_error, PrivateAddress):
+                raise UpstreamFaulty(
+                    self.name,
+                    f"{self.name}: {error.host[:100]!a} resolves to an address of a private network",
+                    hint=f"set upstreams.{self.name}.private_network if that is meant",
+                ) from error
+            raise UpstreamUnreachable(
+                self.name, f"{self.name}: {error.host[:100]!a} does not resolve"
+            ) from error
+        except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError) as error:
+            raise UpstreamUnreachable(
+                self.name, f"{self.name}: no trusted TLS connection", hint="check its certificate and ca_file"
+            ) from error
+        except aiohttp.ClientConnectorError as error:
+            raise UpstreamUnreachable(self.name, f"{self.name} cannot be reached") from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            raise UpstreamUnreachable(self.name, f"{self.name} broke off while sending {what}") from error
+        except aiohttp.ClientError as error:
+            raise UpstreamFaulty(self.name, f"{self.name} gave no valid HTTP answer for {what}") from error
+
+
+def _address(upstream: str, url: str) -> URL:
+    try:
+        return URL(url, encoded=True)
+    except ValueError as error:
+        raise UpstreamFaulty(upstream, f"{upstream}: a link is no http address") from error
+
+
+def _unzip(body: bytes, limit: int) -> bytes:
+    """Undo gzip, stopping as soon as the result is too large or is evidently a bomb (T-BOMB)."""
+    inflater = zlib.decompressobj(wbits=31)
+    pieces: list[bytes] = []
+    size = 0
+    rest = body
+    try:
+        while not inflater.eof:
+            piece = inflater.decompress(rest, 1 << 20)
+            rest = inflater.unconsumed_tail
+            if not piece and not rest:
+                raise Unusable("its compressed body ends too early")
+            size += len(piece)
+            if size > limit or (size > _BOMB_FLOOR and size > _BOMB_RATIO * len(body)):
+                raise Unusable("it unpacks to far more than a page")
+            pieces.append(piece)
+    except zlib.error as error:
+        raise Unusable("its compressed body is damaged") from error
+    if inflater.unused_data:
+        raise Unusable("its compressed body is followed by something else")
+    return b"".join(pieces)
+
+
+def _etag(response: aiohttp.ClientResponse) -> str | None:
+    etag = response.headers.get("ETag", "").strip()
+    return etag if 0 < len(etag) <= _MAX_ETAG and etag.isascii() and etag.isprintable() else None
+
+
+def _max_age(headers: CIMultiDictProxy[str]) -> timedelta | None:
+    """How long the upstream lets a shared cache keep its answer (RFC 9111 4.2); None if it does not say."""
+    directives: dict[str, str] = {}
+    for part in ",".join(headers.getall("Cache-Control", ())).lower().split(","):
+        key, _, value = part.strip().partition("=")
+        directives.setdefault(key, value.strip('"'))
+    if directives.keys() & {"no-store", "no-cache"}:
+        return timedelta(0)
+    for key in ("s-maxage", "max-age"):
+        if _DIGITS.match(directives.get(key, "")):
+            age = headers.get("Age", "0").strip()
+            spent = int(age) if _DIGITS.match(age) else 0
+            return timedelta(seconds=max(0, int(directives[key]) - spent))
+    return None
+
+
+def _retry_after(headers: Mapping[str, str]) -> int | None:
+    """Seconds of `Retry-After`, given as a number or as a date (RFC 9110 10.2.3)."""
+    value = headers.get("Retry-After", "").strip()
+    if _DIGITS.match(value):
+        return int(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0, round((moment - datetime.now(UTC)).total_seconds()))

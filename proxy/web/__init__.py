@@ -1,0 +1,1 @@
+"""HTTP in and out: who calls, what is asked, how it is answered. Decides nothing itself."""

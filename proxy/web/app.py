@@ -1,0 +1,190 @@
+"""`build(instance) -> Application`: every request's way in and out.
+
+There is one route: addresses are split by `domain.addresses` alone, since a router's own decoding would let
+`%2F` and dot segments through (protocol 8). Around it stand the request id, the access log, and the
+translation of exceptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from proxy.domain.addresses import (
+    Address,
+    Base,
+    Explain,
+    File,
+    Health,
+    Home,
+    LegacyUpload,
+    NameList,
+    ProjectPage,
+    Ready,
+    Redirect,
+    parse,
+    split_target,
+)
+from proxy.domain.namespaces import Kind, Namespace
+from proxy.errors import NoSuchNamespace, OverlayError
+from proxy.index.instance import Instance
+from proxy.observe.logs import Logger, new_request_id
+from proxy.observe.redaction import redact
+from proxy.web import files, plain, problems, simple, upload
+from proxy.web.callers import Callers
+
+_READS = frozenset({"GET", "HEAD"})
+_EVERYWHERE = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Server": "pypi-overlay",
+}
+
+
+def build(instance: Instance, logger: Logger) -> web.Application:
+    """The application that serves `instance`.
+
+    `app["closing"]` is an event: once set, `/readyz` says no.
+    """
+    callers = Callers(instance)
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        address = parse(request.raw_path, instance.snapshot.tree)
+        request["address"] = address
+        return await _answer(request, address, instance, callers)
+
+    app = web.Application(
+        middlewares=[_observed(logger, callers), _translated(logger)], client_max_size=1 << 20
+    )
+    app["closing"] = asyncio.Event()
+    app.router.add_route("*", "/{path:.*}", dispatch)
+    app.on_response_prepare.append(_finish_head)
+    return app
+
+
+async def _answer(
+    request: web.Request, address: Address, instance: Instance, callers: Callers
+) -> web.StreamResponse:
+    reads = request.method in _READS
+    match address:
+        case Base() | LegacyUpload() if request.method == "POST":
+            return await upload.upload(request, address, instance, callers)
+        case Home() if reads:
+            return await plain.home(request, instance)
+        case Health() if reads:
+            return await plain.healthz(request)
+        case Ready() if reads:
+            return await plain.readyz(request, instance)
+        case Explain() if reads:
+            return await plain.explain_name(request, instance, callers)
+        case ProjectPage() if reads:
+            return await simple.project_page(request, address, instance, callers)
+        case NameList() if reads:
+            return await simple.names(request, address, instance, callers)
+        case File() if reads:
+            return await files.file(request, address, instance, callers)
+        case Redirect() if reads:
+            instance.index.reach(
+                address.place.path, address.place.namespace, callers.sight(await callers.identify(request))
+            )
+            return simple.redirect(address.location)
+        case _:
+            return await _nothing_here(request, address, instance, callers)
+
+
+async def _nothing_here(
+    request: web.Request, address: Address, instance: Instance, callers: Callers
+) -> web.Response:
+    """404 or 405, told only to those who may ask the namespace at all (contract 5)."""
+    sight = callers.sight(await callers.identify(request))
+    place = getattr(address, "place", None)
+    if place is None:
+        allowed = "POST" if isinstance(address, LegacyUpload) else "GET, HEAD"
+        return problems.plain(request, 405, f"this address takes {allowed}", {"Allow": allowed})
+    found = instance.index.reach(place.path, place.namespace, sight)
+    if request.method not in _READS and not isinstance(address, Base):
+        return problems.plain(request, 405, _where_to_publish(found, instance), {"Allow": "GET, HEAD"})
+    if isinstance(address, Base) and found.kind is Kind.PROJECT:
+        message = f"{found.path} takes uploads here; its index is below simple/"
+        return problems.plain(request, 405, message, {"Allow": "POST"})
+    if isinstance(address, Base) and request.method not in _READS:
+        return problems.plain(request, 405, upload.not_a_project(found, instance), {"Allow": "GET, HEAD"})
+    raise NoSuchNamespace(f"there is nothing at {redact(split_target(request.raw_path)[0])[:200]!a}")
+
+
+def _where_to_publish(found: Namespace, instance: Instance) -> str:
+    if found.kind is Kind.GROUP:
+        return upload.not_a_project(found, instance)
+    return f"this address is for reading; publish to /{found.path}/"
+
+
+def _translated(logger: Logger) -> Middleware:
+    """Exceptions to answers; what is not of this package is a bug: logged whole, told without detail."""
+
+    @web.middleware
+    async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_api = request.path.startswith("/api/v1/")
+        try:
+            return await handler(request)
+        except OverlayError as error:
+            return problems.answer_error(request, error, is_api=is_api)
+        except web.HTTPException as error:
+            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            return problems.plain(request, error.status, error.text or error.reason, headers, is_api=is_api)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            # The outermost border: nothing may leave the process but a 500.
+            logger.exception("request failed", request_id=request["id"])
+            return problems.plain(request, 500, "internal error; the log has the details", is_api=is_api)
+
+    return translate
+
+
+def _observed(logger: Logger, callers: Callers) -> Middleware:
+    """Request id, and one line of access log when the answer has left or broken off."""
+
+    @web.middleware
+    async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request["id"] = new_request_id()
+        began = time.perf_counter()
+        status, sent = 499, 0
+        try:
+            response = await handler(request)
+            status, sent = response.status, response.body_length if response.prepared else _length(response)
+            return response
+        finally:
+            decision = request.get("decision")
+            caller = request.get("caller")
+            values = {
+                "request_id": request["id"],
+                "method": request.method,
+                # Without the query, in which a careless client may have put a secret.
+                "path": redact(split_target(request.raw_path)[0])[:1000],
+                "status": status,
+                "bytes": sent,
+                "ms": round((time.perf_counter() - began) * 1000, 1),
+                "client": callers.address(request),
+                "caller": caller.label if caller is not None else "anonymous",
+                "token": caller.token if caller is not None else None,
+                "decision": str(decision.word) if decision is not None else None,
+                "rule": decision.rule if decision is not None else None,
+                "failure": request.get("failure"),
+                "agent": request.headers.get("User-Agent", "")[:200],
+            }
+            logger.info("request", **{key: value for key, value in values.items() if value is not None})
+
+    return observe
+
+
+def _length(response: web.StreamResponse) -> int:
+    body = getattr(response, "body", None)
+    return len(body) if isinstance(body, bytes) else 0
+
+
+async def _finish_head(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_EVERYWHERE)
+    response.headers["X-Request-Id"] = request.get("id", "")

@@ -1,0 +1,79 @@
+"""From a request to its `Caller` and `Sight`, and to the client's address behind trusted proxies."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from aiohttp import web
+from cachetools import LRUCache
+
+from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Sight, sight
+from proxy.domain.namespaces import NamespacePath
+from proxy.identity import credentials
+from proxy.index.instance import Instance
+
+_SIGHTS = 4096
+
+
+class Callers:
+    """Recognises callers of one instance. Owned by one event loop."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._sights: LRUCache[tuple[CallerKind, str, NamespacePath | None, frozenset[str]], Sight] = (
+            LRUCache(_SIGHTS)
+        )
+
+    async def identify(self, request: web.Request) -> Caller:
+        """Who sent the request: looked up anew each time, so that a revoked token ends at once.
+
+        Raises:
+            NotAuthenticated: there are credentials, and they are wrong.
+        """
+        given = credentials.presented(tuple(request.headers.items()))
+        if given is None:
+            return ANONYMOUS
+        now = self._instance.now()
+        snapshot = self._instance.snapshot
+        caller = await self._instance.registry.read(
+            lambda connection: credentials.identify(connection, given, snapshot.tree, snapshot.users, now)
+        )
+        if caller.token is not None:
+            self._instance.last_use.note(caller.token, now)
+        request["caller"] = caller
+        return caller
+
+    def sight(self, caller: Caller) -> Sight:
+        """What the caller sees; callers of equal rights share one."""
+        key = (caller.kind, caller.name, caller.home, frozenset(map(str, caller.scopes)))
+        found = self._sights.get(key)
+        if found is None:
+            found = self._sights[key] = sight(caller, self._instance.snapshot.tree)
+        return found
+
+    def address(self, request: web.Request) -> str:
+        """The client's network address: the last hop that is no trusted proxy."""
+        remote = request.remote or ""
+        trusted = self._instance.snapshot.server.trusted_proxies
+        hops = [hop.strip() for hop in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
+        while hops and _is_within(remote, trusted):
+            hop = hops.pop()
+            if not _is_address(hop):
+                break
+            remote = hop
+        return remote
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_within(address: str, networks: tuple[object, ...]) -> bool:
+    # A unix socket has no address: whoever may open it is as near as a trusted proxy.
+    if not address:
+        return bool(networks)
+    return _is_address(address) and any(ip_address(address) in network for network in networks)  # type: ignore[operator]

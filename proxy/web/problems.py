@@ -1,0 +1,174 @@
+"""Refusals and errors as answers: the one table from exception or decision to status, phrase and body.
+
+Clients show either the reason phrase or the body (protocol 3.2), so the message stands in both (contract 10).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from http import HTTPStatus
+
+from aiohttp import web
+
+from proxy import errors
+from proxy.domain.decide import Decision, Trouble, Word
+from proxy.domain.negotiate import wants_json_error
+from proxy.domain.screen import Withheld
+
+REALM = 'Basic realm="pypi-overlay", charset="UTF-8"'
+
+STATUSES: dict[type[errors.OverlayError], int] = {
+    errors.InvalidInput: 400,
+    errors.NotAuthenticated: 401,
+    errors.NotPermitted: 403,
+    errors.NotFound: 404,
+    errors.AlreadyExists: 400,
+    errors.StillInUse: 409,
+    errors.TooLarge: 413,
+    errors.UpstreamBusy: 503,
+    errors.UpstreamTimeout: 504,
+    errors.UpstreamError: 502,
+    errors.DiskFull: 507,
+    errors.StorageError: 503,
+    errors.ConfigError: 500,
+}
+"""The nearest class in an exception's line of descent counts."""
+
+_PAGE_STATUS = {Word.CLAIMED: 451, Word.DENIED: 451, Word.NOT_FORWARDED: 404, Word.UNKNOWN: 404}
+_FILE_STATUS = {Word.CLAIMED: 403, Word.DENIED: 403, Word.NOT_FORWARDED: 404, Word.UNKNOWN: 404}
+_TROUBLE_STATUS = {Trouble.FAULTY: 502, Trouble.BUSY: 503, Trouble.TIMEOUT: 504}
+_TITLES = {
+    Word.CLAIMED: "Claimed on this index",
+    Word.DENIED: "Denied by policy",
+    Word.WITHHELD: "Withheld by policy",
+}
+
+DECISION = "X-Overlay-Decision"
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def status_of(error: errors.OverlayError) -> int:
+    """The status for an exception of this package."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def reason_phrase(text: str) -> str:
+    """`text` as one line of at most 300 printable ASCII characters: a phrase cannot carry more (T-UP8)."""
+    return re.sub(r"[^ -~]+", " ", text)[:300].strip()
+
+
+def decision_header(decision: Decision, word: Word | None = None) -> str:
+    """The decision as an RFC 8941 item: its word and, where there is one, the rule."""
+    item = str(word or decision.word)
+    if decision.rule is None:
+        return item
+    quoted = reason_phrase(decision.rule).replace("\\", "\\\\").replace('"', '\\"')
+    return f'{item};rule="{quoted}"'
+
+
+def refusal_of_page(request: web.Request, decision: Decision) -> web.Response:
+    """The answer where a page's decision is not to serve it (contract 4).
+
+    Raises:
+        NotAuthenticated: the owner may be readable for callers who say who they are.
+    """
+    return _refusal(request, decision, _PAGE_STATUS)
+
+
+def refusal_of_file(
+    request: web.Request, decision: Decision, withheld: Withheld | None, filename: str
+) -> web.Response:
+    """The answer where a file is not served: by its name's decision, because it is withheld, or not there.
+
+    Raises:
+        NotAuthenticated: as `refusal_of_page`.
+    """
+    if withheld is not None:
+        return _policy(
+            request,
+            403,
+            Word.WITHHELD,
+            decision_header(decision, Word.WITHHELD),
+            withheld.reason,
+            withheld.rule,
+        )
+    if decision.word in _FILE_STATUS or decision.word is Word.UNAVAILABLE:
+        return _refusal(request, decision, _FILE_STATUS)
+    headers = {DECISION: decision_header(decision)}
+    return plain(request, 404, f"no file {filename} at this address", headers)
+
+
+def _refusal(request: web.Request, decision: Decision, statuses: dict[Word, int]) -> web.Response:
+    if decision.challenge:
+        raise errors.NotAuthenticated("this name may be yours to read", hint="send credentials")
+    header = decision_header(decision)
+    if decision.word is Word.UNAVAILABLE:
+        status = _TROUBLE_STATUS[decision.trouble or Trouble.FAULTY]
+        headers = {DECISION: header, "Retry-After": str(decision.retry_after or 2)}
+        return plain(request, status, decision.reason, headers)
+    status = statuses[decision.word]
+    if status == 404:
+        return plain(request, status, decision.reason, {DECISION: header})
+    return _policy(request, status, decision.word, header, decision.reason, decision.rule)
+
+
+def _policy(
+    request: web.Request, status: int, word: Word, header: str, reason: str, rule: str | None
+) -> web.Response:
+    body = {
+        "type": "about:blank",
+        "title": _TITLES[word],
+        "status": status,
+        "detail": reason,
+        "decision": str(word),
+        "rule": rule,
+        "until": None,
+    }
+    return _response(request, status, reason, body, "application/problem+json", {DECISION: header})
+
+
+def answer_error(request: web.Request, error: errors.OverlayError, *, is_api: bool = False) -> web.Response:
+    """The answer to an exception of this package; `is_api`: always JSON."""
+    status = status_of(error)
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = REALM
+    if status in {502, 503, 504}:
+        headers["Retry-After"] = "2"
+    return plain(request, status, str(error), headers, is_api=is_api)
+
+
+def plain(
+    request: web.Request,
+    status: int,
+    message: str,
+    headers: dict[str, str] | None = None,
+    *,
+    is_api: bool = False,
+) -> web.Response:
+    """An error in the form the caller asked for: JSON where it names `application/json`, else plain text."""
+    if is_api or wants_json_error(request.headers.get("Accept")):
+        title = HTTPStatus(status).phrase
+        body = {"code": f"{status} {message}", "message": message, "title": title}
+        return _response(request, status, message, body, "application/json", headers or {})
+    return _response(request, status, message, None, "text/plain; charset=utf-8", headers or {})
+
+
+def _response(
+    request: web.Request,
+    status: int,
+    message: str,
+    body: dict[str, object] | dict[str, str] | None,
+    content_type: str,
+    headers: dict[str, str],
+) -> web.Response:
+    content = f"{status} {message}\n".encode() if body is None else json.dumps(body).encode()
+    response = web.Response(
+        status=status,
+        reason=reason_phrase(message) or HTTPStatus(status).phrase,
+        body=content,
+        headers={**NO_STORE, "Content-Type": content_type, **headers},
+    )
+    request["failure"] = message
+    return response

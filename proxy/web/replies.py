@@ -1,0 +1,184 @@
+"""Pages and files on the wire: validators, ranges, streaming, and the headers of contract 2."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import BinaryIO
+
+from aiohttp import web
+
+from proxy.cache.transfers import Transfer
+from proxy.domain.decide import Decision, Word
+from proxy.domain.negotiate import Representation
+from proxy.errors import UpstreamError
+from proxy.index.variants import Variant
+from proxy.web.problems import DECISION, decision_header
+
+_CHUNK = 256 << 10
+_SMALL = 256 << 10
+"""Files up to here are read at once, inline: cheaper than a thread."""
+
+_ONE_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
+IMMUTABLE = "private, max-age=31536000, immutable"
+_VARY = "Accept, Accept-Encoding, Authorization"
+_TYPES = {
+    Representation.HTML: "text/html; charset=utf-8",
+    Representation.HTML_V1: str(Representation.HTML_V1),
+    Representation.JSON: str(Representation.JSON),
+}
+
+
+def matches(header: str | None, etag: str) -> bool:
+    """Whether an `If-None-Match` names `etag` (weak comparison, RFC 9110 13.1.2)."""
+    if header is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in tags or etag in tags
+
+
+def cache_status(detail: str) -> dict[str, str]:
+    """`Cache-Status` (RFC 9211) with what the cache says of its answer; nothing where no cache was asked."""
+    return {"Cache-Status": f"pypi-overlay; {detail}"} if detail else {}
+
+
+def public(is_public: bool) -> dict[str, str]:
+    """Answers that anybody may have are open to scripts of any origin."""
+    return {"Access-Control-Allow-Origin": "*"} if is_public else {}
+
+
+def page(
+    request: web.Request,
+    variant: Variant,
+    representation: Representation,
+    decision: Decision | None,
+    *,
+    status: str = "",
+    client_max_age: timedelta = timedelta(0),
+    is_public: bool = False,
+) -> web.Response:
+    """A page or a list of names: 200, or 304 where the client has these bytes.
+
+    Args:
+        decision: None for lists.
+        status: what the cache says.
+        client_max_age: how long the client may keep an upstream page; others are asked for each time.
+    """
+    age = int(client_max_age.total_seconds()) if decision and decision.word is Word.UPSTREAM else 0
+    headers = {
+        "Cache-Control": f"private, max-age={age}, must-revalidate",
+        "Vary": _VARY,
+        "ETag": variant.etag,
+        **cache_status(status),
+        **public(is_public),
+    }
+    if decision is not None:
+        headers[DECISION] = decision_header(decision)
+    if matches(request.headers.get("If-None-Match"), variant.etag):
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = _TYPES[representation]
+    if variant.is_gzip:
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=variant.body, headers=headers)
+
+
+def wanted_range(request: web.Request, size: int, etag: str) -> tuple[int, int] | web.Response | None:
+    """The single range that is asked for, as first byte and length; None: all of it; or the 416.
+
+    Several ranges, other units and a stale `If-Range` mean all of it, as RFC 9110 14.2 allows.
+    """
+    header = request.headers.get("Range")
+    condition = request.headers.get("If-Range")
+    found = _ONE_RANGE.match(header.strip()) if header else None
+    if found is None or (condition is not None and condition.strip() != etag) or found.group(0) == "bytes=-":
+        return None
+    first_text, last_text = found.groups()
+    # Python refuses to read numbers of thousands of digits; no file is that long.
+    if len(first_text) > 18 or len(last_text) > 18:
+        return _unsatisfiable(size)
+    if not first_text:
+        length = min(int(last_text), size)
+        return (size - length, length) if length else _unsatisfiable(size)
+    first = int(first_text)
+    last = min(int(last_text), size - 1) if last_text else size - 1
+    if first >= size:
+        return _unsatisfiable(size)
+    # A last position before the first makes the header invalid, so it counts as absent.
+    return (first, last - first + 1) if last >= first else None
+
+
+def _unsatisfiable(size: int) -> web.Response:
+    return web.Response(status=416, headers={"Content-Range": f"bytes */{size}", "Cache-Control": "no-store"})
+
+
+async def file(
+    request: web.Request, opened: BinaryIO, size: int, etag: str, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """A whole file that lies on disk: 200, 206, 304 or 416. Closes `opened`."""
+    with opened:
+        if matches(request.headers.get("If-None-Match"), etag):
+            return web.Response(status=304, headers={**headers, "ETag": etag})
+        part = wanted_range(request, size, etag)
+        if isinstance(part, web.Response):
+            return part
+        status, (first, length) = (200, (0, size)) if part is None else (206, part)
+        sent = {
+            **headers,
+            "ETag": etag,
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(length),
+        }
+        if part is not None:
+            sent["Content-Range"] = f"bytes {first}-{first + length - 1}/{size}"
+        if request.method == "HEAD":
+            return web.Response(status=status, headers=sent)
+        if length <= _SMALL:
+            return web.Response(status=status, headers=sent, body=os.pread(opened.fileno(), length, first))
+        response = web.StreamResponse(status=status, headers=sent)
+        await response.prepare(request)
+        await _copy(response, opened, first, first + length)
+        return response
+
+
+async def _copy(response: web.StreamResponse, opened: BinaryIO, first: int, end: int) -> None:
+    while first < end:
+        chunk = await asyncio.to_thread(os.pread, opened.fileno(), min(_CHUNK, end - first), first)
+        if not chunk:
+            raise ConnectionResetError("the file became shorter while it was sent")
+        await response.write(chunk)
+        first += len(chunk)
+
+
+async def arriving(
+    request: web.Request, transfer: Transfer, etag: str | None, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """A file that is still arriving: streamed from its first byte, the last ones after they are verified.
+
+    A range is answered with all of it, which RFC 9110 14.2 allows: what is not verified is not served in parts.
+    Call it once the transfer has bytes to give.
+    """
+    sent = {**headers, "Content-Type": "application/octet-stream"}
+    if etag is not None:
+        sent["ETag"] = etag
+    if transfer.size is not None:
+        sent["Content-Length"] = str(transfer.size)
+    response = web.StreamResponse(headers=sent)
+    if transfer.size is None:
+        response.enable_chunked_encoding()
+    with transfer.open() as opened:
+        await response.prepare(request)
+        position = 0
+        try:
+            while (ready := await transfer.past(position)) > position:
+                await _copy(response, opened, position, ready)
+                position = ready
+        except UpstreamError as error:
+            # The status is out; a broken connection is the only way left to say that this is no whole file.
+            request["failure"] = str(error)
+            if request.transport is not None:
+                request.transport.abort()
+    return response

@@ -1,0 +1,187 @@
+"""Uploads: the multipart body as parts for `registry.publish`, and answers that clients get to see (contract 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+
+from aiohttp import BodyPartReader, web
+
+from proxy.domain.access import Action, Caller, may
+from proxy.domain.addresses import Base, LegacyUpload, short_base
+from proxy.domain.namespaces import Kind, Namespace
+from proxy.errors import (
+    DiskFull,
+    InvalidForm,
+    NoSuchNamespace,
+    NotAuthenticated,
+    NotPermitted,
+    OverlayError,
+)
+from proxy.index.instance import Instance
+from proxy.registry.publish import Origin, too_large
+from proxy.web import problems
+from proxy.web.callers import Callers
+
+_READ_ON = timedelta(minutes=10)
+"""How long a refused upload is read on, while it keeps coming."""
+_FORM_ALLOWANCE = 24 << 20
+"""Bytes of a request that are not the file: all form fields with their headers."""
+_PIECE = 64 << 10
+
+
+async def upload(
+    request: web.Request, address: Base | LegacyUpload, instance: Instance, callers: Callers
+) -> web.StreamResponse:
+    """POST to a project's base or to `/legacy/`."""
+    try:
+        return await _receive(request, address, instance, callers)
+    except DiskFull:
+        # Nothing that still comes has anywhere to go; reading on would only take longer.
+        raise
+    except OverlayError:
+        # Clients read no answer before they have sent all.
+        await _read_on(request, instance.snapshot.limits.upload_idle_timeout)
+        raise
+
+
+async def _receive(
+    request: web.Request, address: Base | LegacyUpload, instance: Instance, callers: Callers
+) -> web.Response:
+    caller = await callers.identify(request)
+    project = _project(address, caller, instance, callers)
+    limits = instance.snapshot.limits
+    length = request.content_length
+    if length is not None:
+        if length > instance.publisher.free_space():
+            raise DiskFull("there is no room for this upload", hint="ask who runs this server")
+        if length > limits.max_file_size + _FORM_ALLOWANCE:
+            raise too_large(limits.max_file_size)
+    if request.content_type != "multipart/form-data":
+        raise InvalidForm("the body is not multipart/form-data", hint="publish with twine, uv or the like")
+    published = await instance.publisher.receive(
+        _parts(request, limits.upload_idle_timeout),
+        project=project,
+        caller=caller,
+        action=request.query.get(":action"),
+        origin=Origin(callers.address(request), request["id"]),
+    )
+    request["published"] = published.filename
+    return web.json_response(
+        {
+            "name": published.name,
+            "version": published.version,
+            "filename": published.filename,
+            "sha256": published.sha256,
+            "project": published.project,
+            "warnings": list(published.warnings),
+        },
+        status=201,
+        headers=problems.NO_STORE,
+    )
+
+
+def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, callers: Callers) -> Namespace:
+    """The project that is published to, if the caller may (contract 4.1, 5).
+
+    Raises:
+        NotAuthenticated: nobody publishes anonymously.
+        NoSuchNamespace: no such project, or the caller may not know of it.
+        NotPermitted: the caller sees it, and lacks the role or scope.
+    """
+    tree = instance.snapshot.tree
+    if isinstance(address, LegacyUpload):
+        wanted = instance.snapshot.server.default_project
+        if wanted is None:
+            raise NoSuchNamespace(
+                "/legacy/ publishes to the default project, and there is none",
+                hint="set server.default_project, or publish to a project's own address such as /acme/widgets/",
+            )
+        path, namespace = wanted, tree.get(wanted)
+    else:
+        path, namespace = address.place.path, address.place.namespace
+    sight = callers.sight(caller)
+    if namespace is not None and namespace.path in sight.publishes:
+        return namespace
+    if sight.anonymous and namespace is not None:
+        raise NotAuthenticated("publishing needs credentials")
+    project = instance.index.reach(path, namespace, sight)
+    if project.kind is Kind.GROUP:
+        raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"], text=not_a_project(project, instance))
+    if not may(caller, Action.READ, project, tree):
+        raise NoSuchNamespace(f"there is no group or project {path[:200]!a}")
+    raise NotPermitted(
+        f"{caller.label} may not publish to {project.path}",
+        hint="it takes the role developer there, or a token with the scope for it",
+    )
+
+
+def not_a_project(group: Namespace, instance: Instance) -> str:
+    """What a POST to a group is told."""
+    projects = instance.snapshot.tree.projects(group)
+    example = projects[0].path if projects else f"{short_base(group).lstrip('/')}/widgets".lstrip("/")
+    return f"{group.title} is a group; publish to a project such as {example}"
+
+
+class _Part:
+    """One part of the body, with a limit on how long it may stand still."""
+
+    def __init__(self, part: BodyPartReader, idle: timedelta) -> None:
+        self._part = part
+        self._idle = idle
+
+    @property
+    def name(self) -> str | None:
+        return self._part.name
+
+    @property
+    def filename(self) -> str | None:
+        return self._part.filename
+
+    @property
+    def is_encoded(self) -> bool:
+        headers = self._part.headers
+        transfer = headers.get("Content-Transfer-Encoding", "binary").lower()
+        return "Content-Encoding" in headers or transfer not in {"binary", "8bit", "7bit"}
+
+    async def read(self) -> bytes:
+        with _readable():
+            async with asyncio.timeout(self._idle.total_seconds()):
+                return bytes(await self._part.read_chunk(_PIECE))
+
+
+async def _parts(request: web.Request, idle: timedelta) -> AsyncIterator[_Part]:
+    with _readable():
+        reader = await request.multipart()
+    while True:
+        with _readable():
+            async with asyncio.timeout(idle.total_seconds()):
+                part = await reader.next()
+        if part is None:
+            return
+        if not isinstance(part, BodyPartReader):
+            raise InvalidForm("the form has a form within it")
+        yield _Part(part, idle)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Tell what may go wrong with a body as errors of ours."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise InvalidForm("the upload stood still for too long", hint="try again") from error
+    except (ValueError, AssertionError, RuntimeError, LookupError) as error:
+        raise InvalidForm("the body is not a well-formed multipart form") from error
+
+
+async def _read_on(request: web.Request, idle: timedelta) -> None:
+    """Read and drop what still comes."""
+    with contextlib.suppress(TimeoutError, ConnectionError, ValueError, RuntimeError):
+        async with asyncio.timeout(_READ_ON.total_seconds()):
+            while True:
+                async with asyncio.timeout(idle.total_seconds()):
+                    if not await request.content.readany() and request.content.at_eof():
+                        return

@@ -1,0 +1,497 @@
+"""Addresses: every spelling of contract 2, both directions, and the attacks of T-PATH and T-NAME."""
+
+from __future__ import annotations
+
+import string
+from urllib.parse import quote, urljoin
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.domain.addresses import (
+    MAX_DEPTH,
+    Address,
+    Base,
+    Explain,
+    File,
+    Health,
+    Home,
+    LegacyUpload,
+    NameList,
+    Place,
+    ProjectPage,
+    Ready,
+    Redirect,
+    Unknown,
+    file_href,
+    name_href,
+    page_redirect,
+    parse,
+    short_base,
+    split_target,
+)
+from proxy.domain.names import Name, parse_name
+from proxy.domain.namespaces import RESERVED_SEGMENTS, ROOT, Kind, Namespace, NamespacePath, Tree, Visibility
+from proxy.domain.policy import OwnPolicy, root_policy
+from proxy.errors import InvalidName
+
+SHA = "0123456789abcdef" * 4
+WHEEL = "widgets-1.0-py3-none-any.whl"
+
+
+def _namespace(path: str, kind: Kind, number: int | None = None, *aliases: str) -> Namespace:
+    return Namespace(
+        NamespacePath(path),
+        kind,
+        root_policy(OwnPolicy()),
+        Visibility.PRIVATE,
+        number,
+        aliases=tuple(map(NamespacePath, aliases)),
+    )
+
+
+TREE = Tree(
+    [
+        _namespace("", Kind.GROUP),
+        _namespace("default", Kind.PROJECT),
+        _namespace("acme", Kind.GROUP, 1, "former"),
+        _namespace("acme/widgets", Kind.PROJECT, 42),
+        _namespace("acme/platform", Kind.GROUP, 2),
+        _namespace("acme/platform/Core.Kit_2", Kind.PROJECT, 1),
+    ],
+    {},
+)
+
+
+def place(path: str) -> Place:
+    return Place(NamespacePath(path), TREE.get(path))
+
+
+def at(target: str) -> Address:
+    return parse(target, TREE)
+
+
+NOWHERE = Place(ROOT, None)
+ROOT_PLACE = place("")
+WIDGETS = place("acme/widgets")
+ACME = place("acme")
+
+BASES = [
+    ("", ""),
+    ("/default", "default"),
+    ("/acme", "acme"),
+    ("/acme/widgets", "acme/widgets"),
+    ("/acme/platform/Core.Kit_2", "acme/platform/Core.Kit_2"),
+    ("/%61cme/widget%73", "acme/widgets"),
+    ("/api/v4/projects/42/packages/pypi", "acme/widgets"),
+    ("/api/v4/projects/0042/packages/pypi", "acme/widgets"),
+    ("/api/v4/projects/%34%32/packages/pypi", "acme/widgets"),
+    ("/api/v4/projects/1/packages/pypi", "acme/platform/Core.Kit_2"),
+    ("/api/v4/projects/acme%2Fwidgets/packages/pypi", "acme/widgets"),
+    ("/api/v4/projects/acme%2fwidgets/packages/pypi", "acme/widgets"),
+    ("/api/v4/projects/acme%2Fplatform%2FCore.Kit_2/packages/pypi", "acme/platform/Core.Kit_2"),
+    ("/api/v4/projects/default/packages/pypi", "default"),
+    ("/api/v4/groups/1/-/packages/pypi", "acme"),
+    ("/api/v4/groups/acme%2Fplatform/-/packages/pypi", "acme/platform"),
+]
+
+
+@pytest.mark.parametrize(("base", "path"), BASES)
+class TestEverySpellingOfABase:
+    def test_the_list_of_names(self, base: str, path: str) -> None:
+        assert at(f"{base}/simple/") == NameList(place(path))
+        assert at(f"{base}/simple/?format=x") == NameList(place(path))
+
+    def test_the_list_of_names_without_slash_is_redirected(self, base: str, path: str) -> None:
+        assert at(f"{base}/simple") == Redirect(place(path), "simple/")
+        assert urljoin(f"http://h/prefix{base}/simple", "simple/") == f"http://h/prefix{base}/simple/"
+
+    def test_a_project_page(self, base: str, path: str) -> None:
+        assert at(f"{base}/simple/Foo.Bar/") == ProjectPage(place(path), "Foo.Bar", slash=True)
+        assert at(f"{base}/simple/Foo.Bar") == ProjectPage(place(path), "Foo.Bar", slash=False)
+
+    def test_a_file_and_what_lies_beside_it(self, base: str, path: str) -> None:
+        target = f"{base}/files/{SHA}/{WHEEL}"
+        assert at(target) == File(place(path), SHA, WHEEL)
+        assert at(target + "?x=1#sha256=0") == File(place(path), SHA, WHEEL)
+        assert at(target + ".metadata") == File(place(path), SHA, WHEEL, ".metadata")
+        assert at(target + ".provenance") == File(place(path), SHA, WHEEL, ".provenance")
+
+    def test_the_base_itself_with_and_without_slash(self, base: str, path: str) -> None:
+        expected = Base(place(path)) if base else Home()
+        assert at(f"{base}/") == expected
+        if base:
+            assert at(base) == expected
+
+    def test_what_is_no_address_is_unknown_in_its_place(self, base: str, path: str) -> None:
+        for rest in (
+            "/simple/foo/bar",
+            "/simple/foo/bar/",
+            "/simple//",
+            "/simple//foo/",
+            "/simple/foo//",
+            "/files/",
+            f"/files/{SHA}",
+            f"/files/{SHA}/",
+            f"/files/{SHA}/{WHEEL}/",
+            "/+simple/foo/",
+            "/%2Bsimple/foo/",
+            "/+2026-05-01/simple/foo/",
+            "/pypi/foo/json",
+            "/-/foo",
+            "//",
+            "//simple/",
+        ):
+            assert at(base + rest) == Unknown(place(path)), rest
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/", Home()),
+        ("/?utm=1", Home()),
+        ("/healthz", Health()),
+        ("/readyz?verbose", Ready()),
+        ("/api/v1/explain?index=/&name=flask", Explain()),
+        ("/legacy", LegacyUpload()),
+        ("/legacy/", LegacyUpload()),
+    ],
+)
+def test_the_instance_s_own_addresses(target: str, expected: Address) -> None:
+    assert at(target) == expected
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/healthz/",
+        "/HEALTHZ/simple/%",
+        "/legacy/x",
+        "/api",
+        "/api/",
+        "/api/v1/explain/",
+        "/api/v1/tokens",
+        "/api/v4",
+        "/api/v4/projects",
+        "/api/v4/users/42/packages/pypi/simple/",
+        "/api/v5/projects/42/packages/pypi/simple/",
+        "/favicon.ico",
+        "/metrics",
+        "/ui/packages",
+        "/files",
+        "/integrity/foo",
+    ],
+)
+def test_other_paths_of_the_instance_are_unknown_in_the_first_place_that_fits(target: str) -> None:
+    address = at(target)
+    assert isinstance(address, Unknown)
+    assert address.place == (place("HEALTHZ") if "HEALTHZ" in target else ROOT_PLACE)
+
+
+@pytest.mark.parametrize(
+    "target", ["", "*", "simple/", "http://h/simple/", "HTTP://h/", "example.org:443", "?", "#/"]
+)
+def test_targets_of_other_forms_are_unknown_at_the_root(target: str) -> None:
+    assert at(target) == Unknown(ROOT_PLACE)
+
+
+def test_instance_addresses_are_not_repeated_below_a_namespace() -> None:
+    for rest in (
+        "healthz",
+        "readyz",
+        "legacy/",
+        "api/v1/explain",
+        "api/v4/projects/42/packages/pypi/simple/",
+    ):
+        assert at(f"/acme/{rest}") == Unknown(ACME)
+
+
+class TestNamespaces:
+    def test_an_unknown_path_keeps_its_form_and_has_no_namespace(self) -> None:
+        assert at("/nosuch/deep/simple/foo/") == ProjectPage(
+            Place(NamespacePath("nosuch/deep"), None), "foo", slash=True
+        )
+        assert at("/acme/nosuch") == Base(Place(NamespacePath("acme/nosuch"), None))
+        assert at("/api/v4/groups/nosuch/-/packages/pypi/simple/") == NameList(
+            Place(NamespacePath("nosuch"), None)
+        )
+
+    def test_paths_are_case_sensitive(self) -> None:
+        assert at("/Acme/simple/") == NameList(Place(NamespacePath("Acme"), None))
+
+    def test_a_former_path_leads_to_the_namespace(self) -> None:
+        assert at("/former/widgets/simple/") == NameList(
+            Place(NamespacePath("former/widgets"), TREE.get("acme/widgets"))
+        )
+
+    def test_a_number_counts_for_its_kind_alone(self) -> None:
+        assert at("/api/v4/projects/2/packages/pypi/simple/") == NameList(NOWHERE)
+        assert at("/api/v4/groups/42/-/packages/pypi/simple/") == NameList(NOWHERE)
+
+    def test_a_path_of_the_other_kind_is_no_namespace(self) -> None:
+        assert at("/api/v4/projects/acme/packages/pypi/simple/") == NameList(
+            Place(NamespacePath("acme"), None)
+        )
+        assert at("/api/v4/groups/acme%2Fwidgets/-/packages/pypi/simple/") == NameList(
+            Place(NamespacePath("acme/widgets"), None)
+        )
+
+    @pytest.mark.parametrize("digits", ["0", "7", "9" * 18, "9" * 19, "9" * 8000, "%D9%A4%D9%A2", "%C2%B2"])
+    def test_a_number_nobody_has_is_unknown_and_harmless(self, digits: str) -> None:
+        assert at(f"/api/v4/projects/{digits}/packages/pypi/simple/") == NameList(NOWHERE)
+
+    @pytest.mark.parametrize(
+        ("raw_id", "path"),
+        [
+            ("", ""),
+            ("%2F", ""),
+            ("%2Facme", ""),
+            ("%00", ""),
+            ("%", ""),
+            ("%ff", ""),
+            ("acme%2F", "acme"),
+            ("acme%2F..%2Facme", "acme"),
+            ("acme%2Fsimple", "acme"),
+            ("acme%252Fwidgets", ""),
+            ("acme%2Fwidgets%00", "acme"),
+        ],
+    )
+    def test_a_faulty_id_lies_in_what_is_well_formed_of_it(self, raw_id: str, path: str) -> None:
+        address = at(f"/api/v4/projects/{raw_id}/packages/pypi/simple/")
+        assert address == NameList(Place(NamespacePath(path), None))
+
+    def test_a_faulty_id_is_not_the_namespace_that_its_beginning_names(self) -> None:
+        for raw_id in ("acme%2F", "acme%2F..", "acme%2Fsimple%2Ffoo"):
+            assert at(f"/api/v4/groups/{raw_id}/-/packages/pypi/simple/") == NameList(
+                Place(NamespacePath("acme"), None)
+            )
+
+    def test_other_paths_of_gitlab_s_api_are_unknown_in_their_namespace(self) -> None:
+        for rest in ("", "/", "/packages", "/packages/npm/foo", "/-/packages/pypi/simple/"):
+            assert at(f"/api/v4/projects/42{rest}") == Unknown(WIDGETS), rest
+        assert at("/api/v4/groups/acme/packages/pypi/simple/") == Unknown(ACME)
+
+    @pytest.mark.parametrize("word", sorted(RESERVED_SEGMENTS))
+    def test_a_reserved_word_ends_the_path(self, word: str) -> None:
+        address = at(f"/acme/{word}/x/y/z")
+        assert address == Unknown(ACME)
+
+    def test_a_path_is_not_followed_beyond_its_bound(self) -> None:
+        address = at("/" + "a/" * 4000 + "simple/foo/")
+        assert isinstance(address, Unknown)
+        assert address.place.path.count("/") == MAX_DEPTH - 1
+
+    def test_T_PATH_an_encoded_slash_is_no_slash_outside_an_id(self) -> None:
+        assert at("/acme%2Fwidgets/simple/") == Unknown(ROOT_PLACE)
+        assert at("/acme%2fsimple%2ffoo/") == Unknown(ROOT_PLACE)
+        assert at("/acme/widgets%2Fsimple/foo/") == Unknown(ACME)
+
+
+class TestHostileSegments:
+    FAULTY = (
+        "..%2f..%2fetc%2fpasswd",
+        "..",
+        ".",
+        "%2e%2e",
+        "%2E",
+        "a%00",
+        "a%0a",
+        "a%0d%0aX:%20y",
+        "a%7f",
+        "a%C2%85b",
+        "a%5cb",
+        "a\\b",
+        "a%2Fb",
+        "a%",
+        "a%2",
+        "a%zz",
+        "%ff",
+        "%C3",
+        "%ED%A0%80",
+        "\udcff",
+        "\xe9",
+        "é",
+        "a b",
+        "a\tb",
+        "a\x00",
+        "a\n",
+    )
+
+    @pytest.mark.parametrize("segment", FAULTY)
+    def test_T_PATH_as_a_name(self, segment: str) -> None:
+        assert at(f"/acme/simple/{segment}/") == Unknown(ACME)
+        assert at(f"/acme/simple/{segment}") == Unknown(ACME)
+
+    @pytest.mark.parametrize("segment", FAULTY)
+    def test_T_PATH_as_a_namespace(self, segment: str) -> None:
+        assert at(f"/acme/{segment}/simple/foo/") == Unknown(ACME)
+        assert at(f"/{segment}/simple/foo/") == Unknown(ROOT_PLACE)
+
+    @pytest.mark.parametrize(
+        "segment", [*FAULTY, "-rf.whl", ".whl", ".metadata", ".provenance", "%E2%84%AAivy.whl", ""]
+    )
+    def test_T_PATH_as_a_filename(self, segment: str) -> None:
+        assert at(f"/acme/files/{SHA}/{segment}") == Unknown(ACME)
+        assert at(f"/acme/files/{SHA}/{segment}.metadata") == Unknown(ACME)
+
+    @pytest.mark.parametrize(
+        "key", ["", SHA[:-1], SHA + "0", SHA.upper(), SHA + "%0A", "url-", "URL-" + SHA, "sha-" + SHA, ".."]
+    )
+    def test_a_key_is_a_digest_or_nothing(self, key: str) -> None:
+        assert at(f"/acme/files/{key}/{WHEEL}") == Unknown(ACME)
+
+    def test_nothing_is_decoded_twice(self) -> None:
+        assert at("/simple/%252e%252e/") == ProjectPage(ROOT_PLACE, "%2e%2e", slash=True)
+        assert at(f"/files/{SHA}/a%252Fb.whl") == Unknown(ROOT_PLACE)
+
+    def test_T_NAME3_a_kelvin_sign_arrives_whole_and_is_no_name(self) -> None:
+        address = at("/simple/%E2%84%AAivy/")
+        assert address == ProjectPage(ROOT_PLACE, "\u212aivy", slash=True)
+        with pytest.raises(InvalidName):
+            parse_name(address.raw_name)
+
+    def test_plus_in_a_filename_comes_in_two_spellings(self) -> None:
+        expected = File(ROOT_PLACE, "url-" + SHA, "foo-1.0+cu118-py3-none-any.whl")
+        for spelling in (
+            "foo-1.0+cu118-py3-none-any.whl",
+            "foo-1.0%2Bcu118-py3-none-any.whl",
+            "foo%2d1.0%2bcu118-py3-none-any.whl",
+        ):
+            assert at(f"/files/url-{SHA}/{spelling}") == expected
+
+
+class TestRedirects:
+    @pytest.mark.parametrize(
+        ("path", "location"),
+        [
+            ("/acme/simple/foo-bar/", None),
+            ("/acme/simple/foo%2Dbar/", None),
+            ("/acme/simple/foo-bar", "/acme/simple/foo-bar/"),
+            ("/acme/simple/Foo.Bar", "/acme/simple/foo-bar/"),
+            ("/acme/simple/Foo.Bar/", "/acme/simple/foo-bar/"),
+            ("/simple/FOO__bar/", "/simple/foo-bar/"),
+        ],
+    )
+    def test_a_page_is_one_hop_away_behind_any_prefix(self, path: str, location: str | None) -> None:
+        address = at(path)
+        assert isinstance(address, ProjectPage)
+        name = parse_name(address.raw_name)
+        relative = page_redirect(address.raw_name, address.slash, name, "")
+        if location is None:
+            assert relative is None
+        else:
+            assert relative is not None
+            assert urljoin(f"https://h/prefix{path}", relative) == f"https://h/prefix{location}"
+
+    def test_the_query_is_kept_as_sent(self) -> None:
+        assert page_redirect("foo", False, Name("foo"), "format=a%2Fb+c") == "foo/?format=a%2Fb+c"
+        assert page_redirect("Foo", True, Name("foo"), "a=1?2") == "../foo/?a=1?2"
+        assert at("/acme/simple?a=/..//b") == Redirect(ACME, "simple/?a=/..//b")
+
+    @pytest.mark.parametrize("query", ["a\r\nSet-Cookie: b", "a b", "é", "\udcff", "\x7f"])
+    def test_T_HDR_a_query_that_may_not_stand_in_a_header_is_dropped(self, query: str) -> None:
+        assert page_redirect("foo", False, Name("foo"), query) == "foo/"
+        assert at(f"/simple?{query}") == Redirect(ROOT_PLACE, "simple/")
+
+
+class TestLinks:
+    def test_a_base_of_each_namespace(self) -> None:
+        assert [short_base(namespace) for namespace in TREE][:4] == ["", "/default", "/acme", "/acme/widgets"]
+
+    def test_a_target_splits_into_path_and_query(self) -> None:
+        assert split_target("/a?b?c#d") == ("/a", "b?c")
+        assert split_target("/a#b?c") == ("/a", "")
+        assert split_target("") == ("", "")
+
+    def test_everything_unusual_in_a_filename_is_escaped(self) -> None:
+        assert file_href(SHA, "a_b-1.0+x!~.whl") == f"../../files/{SHA}/a_b-1.0%2Bx%21~.whl"
+        assert file_href(SHA, '"><x?#/..') == f"../../files/{SHA}/%22%3E%3Cx%3F%23%2F.."
+
+    @pytest.mark.parametrize(("base", "path"), BASES)
+    @given(
+        raw_name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}[A-Za-z0-9]", fullmatch=True),
+        filename=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._+!~@-]{0,60}\.whl", fullmatch=True),
+        digest=st.text("0123456789abcdef", min_size=64, max_size=64),
+        prefix=st.sampled_from(["", "url-"]),
+    )
+    def test_what_is_built_parses_back_in_every_spelling(
+        self, base: str, path: str, raw_name: str, filename: str, digest: str, prefix: str
+    ) -> None:
+        name = parse_name(raw_name)
+        page = urljoin(f"{base}/simple/", name_href(name))
+        assert at(page) == ProjectPage(place(path), name, slash=True)
+        link = urljoin(page, file_href(prefix + digest, filename))
+        assert at(link) == File(place(path), prefix + digest, filename)
+        assert at(link + ".metadata") == File(place(path), prefix + digest, filename, ".metadata")
+
+
+class TestAnything:
+    @given(st.text())
+    def test_any_text_is_some_address(self, text: str) -> None:
+        at(text)
+        at("/" + text)
+        at(f"/acme/{text}")
+        at(f"/api/v4/projects/{text}/packages/pypi/simple/")
+
+    @given(st.binary())
+    def test_any_bytes_are_some_address_in_both_ways_of_decoding(self, raw: bytes) -> None:
+        for text in (raw.decode("latin-1"), raw.decode("utf-8", "surrogateescape")):
+            at("/" + text)
+            at("/acme/" + text)
+            at(f"/files/{SHA}/" + text)
+
+    @given(
+        st.lists(
+            st.sampled_from(
+                [
+                    "acme",
+                    "widgets",
+                    "simple",
+                    "files",
+                    "api",
+                    "v4",
+                    "projects",
+                    "groups",
+                    "packages",
+                    "pypi",
+                    "-",
+                    "42",
+                    "..",
+                    "%2F",
+                    "%2e",
+                    "",
+                    "+x",
+                    SHA,
+                    WHEEL,
+                    "foo",
+                    "legacy",
+                    "acme%2Fwidgets",
+                    "\xe9",
+                    "%00",
+                ]
+            ),
+            max_size=9,
+        )
+    )
+    def test_a_path_through_known_words_never_leaves_the_namespace_it_names(self, words: list[str]) -> None:
+        """Whatever follows `/acme/widgets`, the address lies there or below, and not in a public place above."""
+        address = at("/acme/widgets/" + "/".join(words))
+        assert isinstance(address, Base | NameList | ProjectPage | File | Redirect | Unknown)
+        assert address.place.path.startswith("acme/widgets")
+
+    @given(st.text(string.printable + "éK\u212a\u017f\x85\u2028", min_size=1))
+    def test_T_NAME4_the_name_of_a_page_is_what_was_sent_and_only_parse_name_makes_it_one(
+        self, raw: str
+    ) -> None:
+        try:
+            name = parse_name(raw)
+        except InvalidName:
+            name = None
+        address = at(f"/simple/{quote(raw, safe='')}/")
+        if name is None:
+            assert isinstance(address, Unknown) or (
+                isinstance(address, ProjectPage) and address.raw_name == raw
+            )
+        else:
+            assert address == ProjectPage(ROOT_PLACE, raw, slash=True)

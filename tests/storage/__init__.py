@@ -1,0 +1,1 @@
+"""Tests of `proxy.storage`, with real files and real processes."""

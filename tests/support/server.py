@@ -1,0 +1,248 @@
+"""The real command as a test runs it: its own configuration, data directory, port, and a clean environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from tests.support.upstream import FakeUpstream
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+LISTENING = re.compile(r"listening on (https?://127\.0\.0\.1:\d+|unix:[^\s\"]+)")
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+
+
+def base_config(upstream: FakeUpstream, **settings: Any) -> dict[str, Any]:
+    """Return a configuration that forwards to a started fake upstream alone, and gives up on it at once.
+
+    `settings` are more keys of `upstreams.pypi`. Top-level keys are joined by the caller:
+    `base_config(upstream) | {"groups": {"acme": {}}}`.
+    """
+    pypi = {"index_url": upstream.index_url, "file_hosts": [upstream.host]}
+    return {"upstreams": {"pypi": pypi | settings}}
+
+
+class ServerFailed(AssertionError):
+    """The server ended instead of listening; `log` holds what it said, `returncode` its exit status."""
+
+    def __init__(self, returncode: int, log: str) -> None:
+        super().__init__(f"the server ended with status {returncode}:\n{log}")
+        self.returncode = returncode
+        self.log = log
+
+
+class OverlayServer:
+    """One server with one data directory, over as many starts as a test wants.
+
+    with OverlayServer({"groups": {"acme": {}}}, tmp_path) as server:
+        token = server.token_for_user("alice")
+        server.restart()
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        directory: Path,
+        *,
+        listen: str = "127.0.0.1:0",
+        arguments: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the configuration; start nothing.
+
+        Args:
+            config: the configuration file as a mapping; `storage.data_dir` is filled in unless it is there.
+            directory: where configuration, data and log go.
+            listen: where to listen; on restart a port chosen by the system is asked for again.
+            arguments: more arguments of `serve`.
+            env: more environment variables of the server and of commands.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config_file = directory / "pypi-overlay.yaml"
+        self.data_dir = directory / "data"
+        self.log_file = directory / "server.log"
+        self.url = ""
+        self._directory = directory
+        self._listen = listen
+        self._arguments = arguments
+        self._env = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        self._env |= {"HOME": str(directory), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.configure(config)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Replace the configuration file; a running server sees it when it is told to reload."""
+        storage = {"data_dir": str(self.data_dir), **config.get("storage", {})}
+        self.data_dir = Path(storage["data_dir"])
+        written = yaml.safe_dump({**config, "storage": storage}, sort_keys=False, allow_unicode=True)
+        self.config_file.write_text(written, encoding="utf-8")
+
+    def start(self, timeout: float = 30.0) -> None:
+        """Start and wait until it says where it listens. Raises ServerFailed if it ends instead."""
+        assert self._process is None, "it runs already"
+        with self.log_file.open("ab") as log:
+            begin = log.tell()
+            self._process = subprocess.Popen(
+                [*self._command("serve"), "--listen", self._listen, *self._arguments],
+                cwd=self._directory,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        process = self._process
+
+        def said() -> re.Match[str] | None:
+            found = LISTENING.search(self.log_text(begin))
+            if found is None and process.poll() is not None:
+                self._process = None
+                raise ServerFailed(process.returncode, self.log_text(begin))
+            return found
+
+        try:
+            found = wait_until(said, timeout=timeout, what="the server to listen")
+        except AssertionError as error:
+            if self._process is not None:
+                self.kill()
+                error.add_note(self.log_text(begin))
+            raise
+        assert found is not None
+        self.url = found[1]
+        if self._listen.endswith(":0"):
+            self._listen = self.url.partition("://")[2]
+
+    def stop(self, timeout: float = 20.0) -> int:
+        """Ask it to end, wait, and return its exit status; 0 where none ran.
+
+        Raises:
+            AssertionError: it had to be killed.
+        """
+        if self._process is None:
+            return 0
+        process, self._process = self._process, None
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"no end {timeout:g} s after SIGTERM:\n{self.log_text()}") from None
+
+    def kill(self) -> None:
+        """End it at once, without a chance to tidy up."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            process.wait()
+
+    def restart(self) -> None:
+        """Stop it if it runs; start it again with the same data at the same address."""
+        self.stop()
+        self.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def reload_by_signal(self) -> None:
+        """Send SIGHUP, which asks for the configuration file to be read anew."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(signal.SIGHUP)
+
+    def log_text(self, begin: int = 0) -> str:
+        """Return what all starts wrote to standard output and error, from a byte offset on."""
+        if not self.log_file.exists():
+            return ""
+        return self.log_file.read_bytes()[begin:].decode("utf-8", errors="replace")
+
+    def run(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002  # as in subprocess
+        """Run a command on the same configuration and data, whether the server runs or not."""
+        return subprocess.run(
+            self._command(*arguments),
+            cwd=self._directory,
+            env=self._env,
+            input=input if input is not None else "",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command with `--json` and return what it printed. Raises AssertionError where it fails."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
+    def token_for_user(self, user: str, scope: str = "api") -> str:
+        """Make a personal token and return its text."""
+        token: str = self.json("token", "create", "--user", user, "--scope", scope, "--name", "test")["token"]
+        return token
+
+    def deploy_token(self, namespace: str, *scopes: str) -> str:
+        """Make a deploy token, by default one that may read and write, and return its text."""
+        wanted = scopes or ("read_package_registry", "write_package_registry")
+        flags = [part for scope in wanted for part in ("--scope", scope)]
+        token: str = self.json("token", "create", "--deploy", namespace, "--name", "test", *flags)["token"]
+        return token
+
+    def job_token(self, project: str) -> str:
+        """Make a job token and return its text."""
+        token: str = self.json("token", "create", "--job", project)["token"]
+        return token
+
+    def owner_token(self) -> str:
+        """Return the token that the first start left in the data directory."""
+        return (self.data_dir / "owner-token").read_text(encoding="utf-8").strip()
+
+    def rss(self) -> int:
+        """Return the memory resident now, in bytes, of the server and the processes it started (Linux)."""
+        return self._memory("VmRSS")
+
+    def peak_rss(self) -> int:
+        """Return the most memory that was ever resident, in bytes, over the server's processes (Linux)."""
+        return self._memory("VmHWM")
+
+    def _memory(self, field: str) -> int:
+        import pytest
+
+        if not sys.platform.startswith("linux"):
+            pytest.skip("memory is read from /proc")
+        assert self._process is not None, "it does not run"
+        return sum(_memory(pid, field) for pid in _family(self._process.pid))
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "proxy", *arguments, "--config", str(self.config_file)]
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [pid, *(one for child in children for one in _family(int(child)))]
+
+
+def _memory(pid: int, field: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
