@@ -59,7 +59,7 @@ async def explain(
     reached = {step.step for step in trail}
     trail += [Step(step, "skip", "not reached") for step in STEPS if step not in reached]
     trail.sort(key=lambda step: STEPS.index(step.step))
-    shape = {
+    shape: dict[str, object] = {
         "index": namespace.title,
         "name": name,
         "caller": caller.label,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -41,12 +42,16 @@ _DEEPEST = 6
 """Nested containers beyond this depth are written as text."""
 
 _NAMED_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_BARE = re.compile(r'[^ "=\\]+')
 _HEAD = ("time", "level", "event")
 _TRACE = "exception"
 
 
 class Logger(Protocol):
-    """What the rest of the program sees of a logger. Values may be anything; keys are Python names."""
+    """What the rest of the program sees of a logger.
+
+    Values may be anything; keys are names of Python other than `time` and `level`.
+    """
 
     def bind(self, **values: object) -> Self:
         """Return a logger that puts `values` into each of its records."""
@@ -94,7 +99,7 @@ def make_logger(
 
     def stamp(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event["time"] = now()
-        event["level"] = "error" if method == "exception" else method
+        event["level"] = method
         return event
 
     return cast(
@@ -269,7 +274,7 @@ def _in_text(value: object) -> str:
 
 
 def _bare_or_quoted(text: str) -> str:
-    if text and text.isprintable() and not any(sign in text for sign in ' "=\\'):
+    if text.isprintable() and _BARE.fullmatch(text):
         return text
     return '"' + _escaped(text).replace('"', '\\"') + '"'
 

@@ -5,11 +5,9 @@ The server and the commands use the same one, so both work on the same data by t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from proxy.cache.files import Files
 from proxy.cache.pages import Pages
@@ -23,6 +21,7 @@ from proxy.index.variants import Variants
 from proxy.registry import namespaces
 from proxy.registry.publish import Publisher
 from proxy.storage.database import Change, Database
+from proxy.storage.disk import translated, write_whole
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
 from proxy.storage.objects import DiskObjects
@@ -134,11 +133,8 @@ def admit_owner(instance: Instance, preset: str | None) -> str | None:
         if text is None or preset is not None:
             return None
         # Before the commit: a token that stands in no file could never be used.
-        path = Path(instance.layout.owner_token)
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
+        with translated("the owner token cannot be written"):
+            write_whole(instance.layout.owner_token, f"{text}\n".encode())
         return text
 
     return instance.registry.change_now(act)

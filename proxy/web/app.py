@@ -173,7 +173,8 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
                 "decision": str(decision.word) if decision is not None else None,
                 "rule": decision.rule if decision is not None else None,
                 "failure": request.get("failure"),
-                "agent": request.headers.get("User-Agent", "")[:200],
+                # pip and uv add a page of JSON about the machine behind their name.
+                "agent": request.headers.get("User-Agent", "").partition(" {")[0][:80],
             }
             logger.info("request", **{key: value for key, value in values.items() if value is not None})
 

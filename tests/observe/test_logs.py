@@ -304,12 +304,15 @@ class TestBridge:
         assert "    KeyError: 'pyo_own_[redacted]'" in stream.getvalue().splitlines()
         assert SECRET not in stream.getvalue()
 
-    def test_a_record_whose_arguments_do_not_fit_is_kept(self, stream: io.StringIO) -> None:
+    def test_a_record_whose_arguments_do_not_fit_is_kept(self) -> None:
+        stream = io.StringIO()
+        take_down = bridge_standard_logging(logger_on(stream))
         record = logging.makeLogRecord(
             {"name": "alembic", "msg": "%d files", "args": ("many",), "levelno": logging.WARNING}
         )
         # Not by way of the loggers: pytest's own handler refuses such a record.
         logging.getLogger().handlers[-1].handle(record)
+        take_down()
 
         assert stream.getvalue() == HEAD + 'warning alembic message="%d files"\n'
 

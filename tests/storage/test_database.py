@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -336,9 +337,10 @@ def test_a_database_that_cannot_be_opened_is_unavailable(layout: Layout, locks: 
 
 
 async def test_closing_lets_the_changes_asked_for_end(registry: Database) -> None:
-    changes = [
-        asyncio.create_task(registry.change(lambda change, n=n: add(change, f"n{n}"))) for n in range(20)
-    ]
+    def adding(path: str) -> Callable[[Change], int]:
+        return lambda change: add(change, path)
+
+    changes = [asyncio.create_task(registry.change(adding(f"n{number}"))) for number in range(20)]
     await asyncio.sleep(0)  # each has been handed to the writing thread
     await asyncio.to_thread(registry.close)
     assert len(await asyncio.gather(*changes)) == 20

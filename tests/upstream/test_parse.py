@@ -181,7 +181,9 @@ def test_versions_are_those_listed_and_those_of_the_files() -> None:
         ("archived", Status.ACTIVE, None),
     ],
 )
-def test_project_status_is_taken_over_where_it_is_known(said: Any, status: Status, reason: str | None) -> None:
+def test_project_status_is_taken_over_where_it_is_known(
+    said: Any, status: Status, reason: str | None
+) -> None:
     found = json_page(**{"project-status": said}).status
     assert (found.status, found.reason) == (status, reason)
 
@@ -214,7 +216,10 @@ def test_project_status_is_taken_over_where_it_is_known(said: Any, status: Statu
             b"<a href='/simple/widgets/'>widgets</a>",
             "text/html",
         ),
-        (b"<meta name='pypi:repository-version' content='2.0'><a href='widgets-1.0.tar.gz'>x</a>", "text/html"),
+        (
+            b"<meta name='pypi:repository-version' content='2.0'><a href='widgets-1.0.tar.gz'>x</a>",
+            "text/html",
+        ),
     ],
 )
 def test_T_POIS3_what_is_not_the_page_of_this_project_is_unusable(body: bytes, content_type: str) -> None:
@@ -300,7 +305,17 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 KEYS = st.sampled_from(
-    ["filename", "url", "hashes", "size", "upload-time", "requires-python", "yanked", "core-metadata", "provenance"]
+    [
+        "filename",
+        "url",
+        "hashes",
+        "size",
+        "upload-time",
+        "requires-python",
+        "yanked",
+        "core-metadata",
+        "provenance",
+    ]
 )
 ENTRIES = st.dictionaries(KEYS, VALUES).map(
     lambda odd: {"filename": WHEEL, "url": f"https://files.test/{WHEEL}", **odd}

@@ -1,0 +1,133 @@
+"""A cache on a fresh data directory before the fake upstream, under a clock that the test sets."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from proxy.cache.files import Files
+from proxy.cache.pages import Pages
+from proxy.cache.transfers import Transfer
+from proxy.domain.pages import FileRecord
+from proxy.domain.snapshot import CacheSettings, UpstreamSettings
+from proxy.storage.database import Database
+from proxy.storage.layout import Layout
+from proxy.storage.locks import Locks
+from proxy.upstream.client import Upstream
+from tests.support.upstream import FakeUpstream
+
+EPOCH = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+@dataclass
+class Clock:
+    """Says what it was set to."""
+
+    time: datetime = EPOCH
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def advance(self, **by: float) -> None:
+        self.time += timedelta(**by)
+
+
+@dataclass
+class Rig:
+    """The cache of one process: open, close, open again on the same data."""
+
+    directory: Path
+    upstream: FakeUpstream
+    settings: CacheSettings = field(default_factory=CacheSettings)
+    clock: Clock = field(default_factory=Clock)
+    options: dict[str, Any] = field(default_factory=dict)
+    pages: Pages = field(init=False)
+    files: Files = field(init=False)
+    layout: Layout = field(init=False)
+
+    def open(self) -> None:
+        self.layout = Layout(str(self.directory))
+        self.layout.prepare()
+        self.locks = Locks(self.layout)
+        self.database = Database(self.layout.cache_database, self.locks, name="cache")
+        self.database.migrate()
+        timeouts = {"connect_timeout": timedelta(seconds=2), "read_timeout": timedelta(seconds=2)}
+        about = UpstreamSettings("pypi", self.upstream.index_url, **{**timeouts, **self.options})
+        self.client = Upstream(about, max_page_size=10 << 20, user_agent="pypi-overlay/test")
+        both = (self.layout, self.database, {"pypi": self.client}, self.settings, self.clock)
+        self.pages = Pages(*both)
+        self.files = Files(*both)
+        self.files.recover()
+
+    async def close(self) -> None:
+        await self.pages.close()
+        await self.files.close()
+        await self.client.close()
+        self.database.close()
+        self.locks.close()
+
+    async def reopen(self, **settings: Any) -> None:
+        await self.close()
+        if settings:
+            self.settings = CacheSettings(**settings)
+        self.open()
+
+    def asked(self, path_part: str) -> int:
+        return sum(path_part in request.path for request in self.upstream.requests())
+
+    def record(self, filename: str, content: bytes, **more: Any) -> FileRecord:
+        """The record of a file at the address that the upstream serves it from."""
+        blake = hashlib.blake2b(content, digest_size=32).hexdigest()
+        url = f"{self.upstream.url}/packages/{blake[:2]}/{blake[2:4]}/{blake[4:]}/{filename}"
+        about = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), **more}
+        return FileRecord(filename=filename, url=url, **about)
+
+    async def fetch(self, record: FileRecord) -> bytes:
+        """Read a file as a client would, from its transfer."""
+        return await follow(self.files.join("pypi", record))
+
+    async def settle(self) -> None:
+        """Wait until no transfer is under way."""
+        while self.files._transfers:
+            await next(iter(self.files._transfers.values()))._news.wait()
+
+
+async def follow(transfer: Transfer, received: list[bytes] | None = None) -> bytes:
+    """Read all of a transfer; what was read before it failed stands in `received`."""
+    pieces = [] if received is None else received
+    await transfer.started()
+    offset = 0
+    with transfer.open() as source:
+        while (allowed := await transfer.past(offset)) > offset:
+            pieces.append(read_exactly(source, allowed - offset))
+            offset = allowed
+    return b"".join(pieces)
+
+
+def read_exactly(source: BinaryIO, size: int) -> bytes:
+    content = b""
+    while len(content) < size:
+        piece = source.read(size - len(content))
+        assert piece, "fewer bytes on disk than were promised"
+        content += piece
+    return content
+
+
+@pytest.fixture
+def rig_parts(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Rig]:
+    yield Rig(tmp_path / "data", upstream)
+
+
+@pytest.fixture
+async def rig(rig_parts: Rig) -> AsyncIterator[Rig]:
+    rig_parts.open()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(rig_parts.close)
+        yield rig_parts

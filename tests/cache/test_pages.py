@@ -1,0 +1,324 @@
+"""The page cache: how often the upstream is asked, and what is shown when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.domain.names import Name
+from proxy.domain.pages import url_key
+from proxy.errors import UpstreamBusy, UpstreamError, UpstreamFaulty, UpstreamUnreachable
+from tests.cache.conftest import Rig
+from tests.support.waiting import wait_until_async
+from tests.support.wheels import make_wheel
+
+WIDGETS = Name("widgets")
+PAGE = "/simple/widgets/"
+
+
+@pytest.fixture(autouse=True)
+def published(rig: Rig) -> None:
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "1.0"))
+
+
+async def versions(rig: Rig, name: Name = WIDGETS) -> tuple[str, ...] | None:
+    cached = await rig.pages.get("pypi", name)
+    return None if cached is None else cached.page.versions
+
+
+async def status(rig: Rig) -> str:
+    cached = await rig.pages.get("pypi", WIDGETS)
+    assert cached is not None
+    return cached.status
+
+
+async def test_a_fresh_page_is_asked_for_once_also_over_a_restart(rig: Rig) -> None:
+    assert await status(rig) == "fwd=uri-miss; stored"
+    assert await status(rig) == "hit"
+    await rig.reopen()
+    rig.clock.advance(minutes=9)
+    assert await status(rig) == "hit"
+    assert await versions(rig) == ("1.0",)
+    assert rig.asked(PAGE) == 1
+
+
+async def test_fifty_callers_cause_one_request(rig: Rig) -> None:
+    rig.upstream.fault(PAGE, delay=0.1)
+    shown = await asyncio.gather(*(rig.pages.get("pypi", WIDGETS) for _ in range(50)))
+    statuses = sorted(cached.status for cached in shown if cached is not None)
+    assert statuses == ["fwd=uri-miss; stored", *["fwd=uri-miss; stored; collapsed"] * 49]
+    assert rig.asked(PAGE) == 1
+
+
+async def test_a_cancelled_caller_does_not_cancel_the_fetch(rig: Rig) -> None:
+    rig.upstream.fault(PAGE, delay=0.2)
+    first = asyncio.create_task(rig.pages.get("pypi", WIDGETS))
+    await asyncio.to_thread(rig.upstream.await_requests, PAGE)
+    second = asyncio.create_task(rig.pages.get("pypi", WIDGETS))
+    first.cancel()
+    assert await second is not None
+    assert rig.asked(PAGE) == 1
+
+
+async def test_a_stale_page_is_shown_at_once_and_revalidated_behind(rig: Rig) -> None:
+    first = await rig.pages.get("pypi", WIDGETS)
+    assert first is not None
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
+    rig.clock.advance(minutes=12)
+    stale = await rig.pages.get("pypi", WIDGETS)
+    assert stale is not None
+    assert (stale.status, stale.token) == ("hit; detail=stale-while-revalidate", first.token)
+
+    async def revalidated() -> bool:
+        return await status(rig) == "hit"
+
+    await wait_until_async(revalidated)
+    assert await versions(rig) == ("1.0", "2.0")
+    assert rig.asked(PAGE) == 2
+    renewed = await rig.pages.get("pypi", WIDGETS)
+    assert renewed is not None
+    assert renewed.token != first.token
+
+
+async def test_an_older_page_is_revalidated_by_its_validator(rig: Rig) -> None:
+    first = await rig.pages.get("pypi", WIDGETS)
+    rig.clock.advance(hours=1)
+    again = await rig.pages.get("pypi", WIDGETS)
+    assert first is not None
+    assert again is not None
+    assert again.status == "fwd=stale; fwd-status=304; stored"
+    assert again.stored_at == rig.clock.time
+    assert again.token == first.token
+    assert rig.upstream.requests()[-1].header("If-None-Match") is not None
+    await rig.reopen()
+    assert await status(rig) == "hit"
+    assert rig.asked(PAGE) == 2
+
+
+async def test_an_older_page_that_changed_is_replaced(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
+    rig.clock.advance(hours=1)
+    assert await status(rig) == "fwd=stale; fwd-status=200; stored"
+    assert await versions(rig) == ("1.0", "2.0")
+
+
+async def test_the_upstreams_shorter_max_age_counts(rig: Rig) -> None:
+    rig.upstream.configure(max_age=60)
+    await rig.pages.get("pypi", WIDGETS)
+    rig.clock.advance(seconds=61)
+    assert await status(rig) == "hit; detail=stale-while-revalidate"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 503},
+        {"status": 403},
+        {"html_error": True},
+        {"drop": True},
+        {"truncate": 40},
+    ],
+)
+async def test_while_the_upstream_fails_the_old_page_is_shown(rig: Rig, fault: dict[str, Any]) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.fault(PAGE, **fault)
+    rig.clock.advance(days=29)
+    assert await status(rig) == "fwd=stale; detail=stale-if-error"
+    asked = rig.asked(PAGE)
+    assert await status(rig) == "hit; detail=stale-if-error"
+    assert rig.asked(PAGE) == asked
+    rig.clock.advance(seconds=6)
+    rig.upstream.clear_faults()
+    assert await status(rig) == "fwd=stale; fwd-status=304; stored"
+
+
+async def test_a_busy_upstream_is_left_alone_for_as_long_as_it_says(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.fault(PAGE, status=429, retry_after=30)
+    rig.clock.advance(hours=1)
+    await rig.pages.get("pypi", WIDGETS)
+    rig.clock.advance(seconds=29)
+    assert await status(rig) == "hit; detail=stale-if-error"
+    assert rig.asked(PAGE) == 2
+    rig.clock.advance(seconds=2)
+    await rig.pages.get("pypi", WIDGETS)
+    assert rig.asked(PAGE) == 3
+
+
+async def test_with_the_upstream_down_and_a_restart_the_page_is_still_there(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.stop()
+    await rig.reopen()
+    rig.clock.advance(days=3)
+    assert await versions(rig) == ("1.0",)
+
+
+async def test_too_old_a_page_is_not_shown(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.stop()
+    rig.clock.advance(days=31)
+    with pytest.raises(UpstreamUnreachable):
+        await rig.pages.get("pypi", WIDGETS)
+
+
+async def test_trouble_without_a_page_is_told_to_all_and_not_kept(rig: Rig) -> None:
+    rig.upstream.fault(PAGE, status=503, retry_after=3, delay=0.1)
+    found = await asyncio.gather(*(rig.pages.get("pypi", WIDGETS) for _ in range(10)), return_exceptions=True)
+    assert {type(error) for error in found} == {UpstreamBusy}
+    with pytest.raises(UpstreamBusy):
+        await rig.pages.get("pypi", WIDGETS)
+    assert rig.asked(PAGE) == 1
+    rig.upstream.clear_faults()
+    rig.clock.advance(seconds=1.1)
+    assert await versions(rig) == ("1.0",)
+
+
+async def test_absence_is_kept_for_a_short_time(rig: Rig) -> None:
+    gadgets = Name("gadgets")
+    assert await versions(rig, gadgets) is None
+    await rig.reopen()
+    rig.clock.advance(seconds=59)
+    assert await versions(rig, gadgets) is None
+    assert rig.asked("/simple/gadgets/") == 1
+    assert rig.pages.count() == (0, 1)
+    rig.upstream.add_file("gadgets", *make_wheel("gadgets", "1.0"))
+    rig.clock.advance(seconds=2)
+    assert await versions(rig, gadgets) == ("1.0",)
+    assert rig.pages.count() == (1, 0)
+
+
+async def test_a_page_that_vanished_upstream_is_not_shown_again(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.remove_project("widgets")
+    rig.clock.advance(hours=1)
+    assert await versions(rig) is None
+    rig.upstream.stop()
+    assert await versions(rig) is None
+    rig.clock.advance(minutes=2)
+    with pytest.raises(UpstreamError):
+        await rig.pages.get("pypi", WIDGETS)
+
+
+async def test_absence_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.cache.pages.NEGATIVES_AT_MOST", 3)
+    monkeypatch.setattr("proxy.cache.pages._CLEAN_EVERY", 2)
+    for number in range(9):
+        await rig.pages.get("pypi", Name(f"unknown-{number}"))
+        rig.clock.advance(seconds=1)
+    assert rig.pages.count()[1] <= 4
+
+
+PURGER = """
+import sys
+from datetime import UTC, datetime
+from proxy.cache.pages import Pages
+from proxy.domain.names import parse_name
+from proxy.domain.snapshot import CacheSettings
+from proxy.storage.database import Database
+from proxy.storage.layout import Layout
+from proxy.storage.locks import Locks
+
+layout = Layout(sys.argv[1])
+locks = Locks(layout)
+database = Database(layout.cache_database, locks, name="cache")
+pages = Pages(layout, database, {}, CacheSettings(), lambda: datetime.now(UTC))
+print(sum(pages.purge(parse_name(name)) for name in sys.argv[2:]) if sys.argv[2:] else pages.purge(None))
+"""
+
+
+@pytest.mark.parametrize("names", [("widgets", "gadgets"), ()])
+async def test_a_purge_by_another_process_takes_effect_at_once(rig: Rig, names: tuple[str, ...]) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    await rig.pages.get("pypi", Name("gadgets"))
+    command = [sys.executable, "-c", PURGER, rig.layout.data_dir, *names]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=root, check=True)
+    assert done.stdout == "1\n"
+    assert rig.pages.count() == (0, 0)
+    assert await status(rig) == "fwd=uri-miss; stored"
+    await rig.pages.get("pypi", Name("gadgets"))
+    assert (rig.asked(PAGE), rig.asked("/simple/gadgets/")) == (2, 2)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 500, b"truncate", b"flip"])
+async def test_a_damaged_page_file_is_a_miss(rig: Rig, damage: bytes) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    path = Path(rig.layout.cached_page("pypi", WIDGETS))
+    content = path.read_bytes()
+    place = content.index(b"py3-none-any")
+    path.write_bytes(
+        {b"truncate": content[:-1], b"flip": content[:place] + b"q" + content[place + 1 :]}.get(
+            damage, damage
+        )
+    )
+    assert await status(rig) == "fwd=uri-miss; stored"
+
+
+async def test_a_page_of_another_index_address_is_a_miss(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    path = Path(rig.layout.cached_page("pypi", WIDGETS))
+    path.write_bytes(path.read_bytes().replace(b"/simple/", b"/Simple/", 1))
+    assert await status(rig) == "fwd=uri-miss; stored"
+
+
+async def test_a_full_disk_costs_keeping_not_serving(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("proxy.cache.pages.write_all", full)
+    assert await status(rig) == "fwd=uri-miss"
+    assert await versions(rig) == ("1.0",)
+    assert list(Path(rig.layout.partial_files).iterdir()) == []
+    monkeypatch.undo()
+    assert await status(rig) == "fwd=uri-miss; stored"
+
+
+async def test_long_names_are_kept_too(rig: Rig) -> None:
+    long = Name("w" * 300)
+    rig.upstream.add_file(long, *make_wheel("widgets", "1.0"))
+    assert await rig.pages.get("pypi", long) is not None
+    cached = await rig.pages.get("pypi", long)
+    assert cached is not None
+    assert cached.status == "hit"
+
+
+async def test_a_closed_cache_leaves_no_fetch_behind(rig: Rig) -> None:
+    rig.upstream.fault(PAGE, hang=True)
+    waiting = asyncio.create_task(rig.pages.get("pypi", WIDGETS))
+    await asyncio.to_thread(rig.upstream.await_requests, PAGE)
+    await rig.pages.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_the_keys_of_a_name_are_those_of_its_files_and_their_metadata(rig: Rig) -> None:
+    cached = await rig.pages.get("pypi", WIDGETS)
+    assert cached is not None
+    (record,) = cached.page.files
+    assert isinstance(record.core_metadata, str)
+    assert rig.pages.keys_of(WIDGETS) == {record.sha256, record.core_metadata}
+    rig.upstream.configure(hashes=[], core_metadata=False)
+    rig.pages.purge(WIDGETS)
+    await rig.pages.get("pypi", WIDGETS)
+    assert rig.pages.keys_of(WIDGETS) == {url_key(record.url), url_key(record.url + ".metadata")}
+
+
+async def test_a_faulty_answer_never_replaces_a_good_page(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.fault(PAGE, as_project="gadgets")
+    rig.upstream.add_project("gadgets")
+    rig.clock.advance(days=31)
+    with pytest.raises(UpstreamFaulty):
+        await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.clear_faults()
+    rig.clock.advance(seconds=2)
+    assert await status(rig) == "fwd=stale; fwd-status=304; stored"
