@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from packaging.version import InvalidVersion, Version
-from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
 
 from proxy.domain.decide import NameFacts, Owned, OwnedKind
 from proxy.domain.names import Name
@@ -84,25 +84,46 @@ class Removed:
 
 _HAS_FILES = exists().where(files.c.package_id == packages.c.id).correlate(packages)
 
+# Built once: putting a statement together costs as much as running it, and every request runs these.
+_ALL_FACTS = (
+    select(packages.c.name, namespaces.c.path, packages.c.claimed_since, _HAS_FILES)
+    .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+    .order_by(packages.c.claimed_since, packages.c.id)
+)
+_FACTS = _ALL_FACTS.where(packages.c.name == bindparam("name"))
+_FILES = (
+    select(
+        namespaces.c.path,
+        releases.c.version,
+        releases.c.yanked,
+        releases.c.yanked_reason,
+        files.c.filename,
+        files.c.sha256,
+        files.c.size,
+        files.c.metadata_sha256,
+        files.c.metadata_final,
+        files.c.requires_python,
+        files.c.uploaded_at,
+    )
+    .select_from(files)
+    .join(releases, releases.c.id == files.c.release_id)
+    .join(packages, packages.c.id == files.c.package_id)
+    .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+    .where(packages.c.name == bindparam("name"), namespaces.c.path.in_(bindparam("projects", expanding=True)))
+    .order_by(files.c.uploaded_at, files.c.id)
+)
+_FILE = _FILES.where(files.c.filename == bindparam("filename"), files.c.sha256 == bindparam("sha256"))
+
 
 def facts(connection: Connection, name: Name) -> NameFacts:
     """What every namespace holds of `name`, oldest claim first. One indexed look-up."""
-    rows = connection.execute(
-        select(namespaces.c.path, packages.c.claimed_since, _HAS_FILES)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
-        .where(packages.c.name == name)
-        .order_by(packages.c.claimed_since, packages.c.id)
-    )
-    return NameFacts(tuple(_owned(path, since, has_files) for path, since, has_files in rows))
+    rows = connection.execute(_FACTS, {"name": name})
+    return NameFacts(tuple(_owned(path, since, has_files) for _, path, since, has_files in rows))
 
 
 def all_facts(connection: Connection) -> dict[Name, NameFacts]:
     """`facts` of every name there is: for the list of an index."""
-    rows = connection.execute(
-        select(packages.c.name, namespaces.c.path, packages.c.claimed_since, _HAS_FILES)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
-        .order_by(packages.c.claimed_since, packages.c.id)
-    )
+    rows = connection.execute(_ALL_FACTS)
     found: dict[Name, list[Owned]] = {}
     for name, path, since, has_files in rows:
         found.setdefault(Name(name), []).append(_owned(path, since, has_files))
@@ -120,7 +141,7 @@ def page(connection: Connection, projects: Sequence[NamespacePath], name: Name) 
     then filename.
     """
     newest: dict[str, FileRecord] = {}
-    for row in connection.execute(_file_rows(projects, name).order_by(files.c.uploaded_at, files.c.id)):
+    for row in connection.execute(_FILES, {"name": name, "projects": list(projects)}):
         newest[row.filename] = _record(row)
     ordered = sorted(newest.values(), key=lambda file: (_sortable(file.version), file.filename))
     versions = tuple(dict.fromkeys(file.version for file in ordered if file.version is not None))
@@ -131,39 +152,11 @@ def find_file(
     connection: Connection, projects: Sequence[NamespacePath], name: Name, filename: str, sha256: str
 ) -> StoredFile | None:
     """The file with this name and digest in one of `projects`, also where a newer upload displaced it."""
-    query = (
-        _file_rows(projects, name)
-        .where(files.c.filename == filename, files.c.sha256 == sha256)
-        .order_by(files.c.uploaded_at.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).first()
+    wanted = {"name": name, "projects": list(projects), "filename": filename, "sha256": sha256}
+    row = next(reversed(connection.execute(_FILE, wanted).all()), None)
     if row is None:
         return None
     return StoredFile(NamespacePath(row.path), _record(row), row.sha256, row.size, row.metadata_sha256)
-
-
-def _file_rows(projects: Sequence[NamespacePath], name: Name) -> Select[*tuple[object, ...]]:
-    return (
-        select(
-            namespaces.c.path,
-            releases.c.version,
-            releases.c.yanked,
-            releases.c.yanked_reason,
-            files.c.filename,
-            files.c.sha256,
-            files.c.size,
-            files.c.metadata_sha256,
-            files.c.metadata_final,
-            files.c.requires_python,
-            files.c.uploaded_at,
-        )
-        .select_from(files)
-        .join(releases, releases.c.id == files.c.release_id)
-        .join(packages, packages.c.id == files.c.package_id)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
-        .where(packages.c.name == name, namespaces.c.path.in_(list(projects)))
-    )
 
 
 def _record(row: Row[*tuple[object, ...]]) -> FileRecord:

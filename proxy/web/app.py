@@ -25,6 +25,7 @@ from proxy.domain.addresses import (
     ProjectPage,
     Ready,
     Redirect,
+    Unknown,
     parse,
     split_target,
 )
@@ -105,13 +106,12 @@ async def _nothing_here(
         allowed = "POST" if isinstance(address, LegacyUpload) else "GET, HEAD"
         return problems.plain(request, 405, f"this address takes {allowed}", {"Allow": allowed})
     found = instance.index.reach(place.path, place.namespace, sight)
-    if request.method not in _READS and not isinstance(address, Base):
-        return problems.plain(request, 405, _where_to_publish(found, instance), {"Allow": "GET, HEAD"})
+    reads = request.method in _READS
     if isinstance(address, Base) and found.kind is Kind.PROJECT:
         message = f"{found.path} takes uploads here; its index is below simple/"
         return problems.plain(request, 405, message, {"Allow": "POST"})
-    if isinstance(address, Base) and request.method not in _READS:
-        return problems.plain(request, 405, upload.not_a_project(found, instance), {"Allow": "GET, HEAD"})
+    if not reads and not isinstance(address, Unknown):
+        return problems.plain(request, 405, _where_to_publish(found, instance), {"Allow": "GET, HEAD"})
     raise NoSuchNamespace(f"there is nothing at {redact(split_target(request.raw_path)[0])[:200]!a}")
 
 
@@ -130,18 +130,33 @@ def _translated(logger: Logger) -> Middleware:
         try:
             return await handler(request)
         except OverlayError as error:
+            _break_off_if_begun(request, error)
             return problems.answer_error(request, error, is_api=is_api)
         except web.HTTPException as error:
             headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             return problems.plain(request, error.status, error.text or error.reason, headers, is_api=is_api)
         except (ConnectionError, asyncio.CancelledError):
             raise
-        except Exception:
+        except Exception as error:
             # The outermost border: nothing may leave the process but a 500.
             logger.exception("request failed", request_id=request["id"])
+            _break_off_if_begun(request, error)
             return problems.plain(request, 500, "internal error; the log has the details", is_api=is_api)
 
     return translate
+
+
+def _break_off_if_begun(request: web.Request, error: Exception) -> None:
+    """Once a head is out, no other answer can follow: a broken connection is the only way left to say "no".
+
+    Raises:
+        ConnectionResetError: that is what was done.
+    """
+    if request.get("begun"):
+        request["failure"] = str(error)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer was broken off") from error
 
 
 def _observed(logger: Logger, callers: Callers) -> Middleware:
@@ -188,4 +203,5 @@ def _length(response: web.StreamResponse) -> int:
 
 async def _finish_head(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_EVERYWHERE)
+    request["begun"] = True
     response.headers["X-Request-Id"] = request.get("id", "")

@@ -14,7 +14,6 @@ from aiohttp import web
 from proxy.cache.transfers import Transfer
 from proxy.domain.decide import Decision, Word
 from proxy.domain.negotiate import Representation
-from proxy.errors import UpstreamError
 from proxy.index.variants import Variant
 from proxy.web.problems import DECISION, decision_header
 
@@ -172,13 +171,8 @@ async def arriving(
     with transfer.open() as opened:
         await response.prepare(request)
         position = 0
-        try:
-            while (ready := await transfer.past(position)) > position:
-                await _copy(response, opened, position, ready)
-                position = ready
-        except UpstreamError as error:
-            # The status is out; a broken connection is the only way left to say that this is no whole file.
-            request["failure"] = str(error)
-            if request.transport is not None:
-                request.transport.abort()
+        # An error from here on breaks the connection off (web.app): this is no whole file, and no status can say so.
+        while (ready := await transfer.past(position)) > position:
+            await _copy(response, opened, position, ready)
+            position = ready
     return response

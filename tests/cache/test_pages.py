@@ -125,7 +125,6 @@ async def test_the_upstreams_shorter_max_age_counts(rig: Rig) -> None:
         {"status": 403},
         {"html_error": True},
         {"drop": True},
-        {"truncate": 40},
     ],
 )
 async def test_while_the_upstream_fails_the_old_page_is_shown(rig: Rig, fault: dict[str, Any]) -> None:

@@ -212,8 +212,7 @@ def test_project_status_is_taken_over_where_it_is_known(
         (b"<html><a href='/static/app-1.0.js'>x</a></html>", "text/html"),
         (b"<title>Links for gadgets</title><a href='widgets-1.0.tar.gz'>x</a>", "text/html"),
         (
-            b"<meta name='pypi:repository-version' content='1.0'><title>Simple index</title>"
-            b"<a href='/simple/widgets/'>widgets</a>",
+            b"<meta name='pypi:repository-version' content='1.0'><a href='/simple/widgets/'>widgets</a>",
             "text/html",
         ),
         (

@@ -1,0 +1,401 @@
+"""Upstream files: fetched once, verified before anybody has all of them, kept, evicted, purged."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.cache.files import metadata_record
+from proxy.cache.purge import Purged, purge
+from proxy.cache.transfers import HOLD_BACK
+from proxy.domain.names import Name
+from proxy.domain.pages import FileRecord
+from proxy.errors import (
+    ContentMismatch,
+    DiskFull,
+    StorageError,
+    UpstreamError,
+    UpstreamFaulty,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from tests.cache.conftest import Clock, Rig, follow
+from tests.support.waiting import wait_until_async
+from tests.support.wheels import make_wheel
+
+FILES = "/packages/*"
+BIG = random.Random(1).randbytes(500_000)
+SMALL = b"not much"
+WHEEL = "widgets-1.0-py3-none-any.whl"
+
+
+def publish(rig: Rig, content: bytes, filename: str = WHEEL, **said: Any) -> FileRecord:
+    rig.upstream.add_file("widgets", filename, content)
+    return rig.record(filename, content, **said)
+
+
+def stored(rig: Rig) -> list[str]:
+    return sorted(name for _, _, names in os.walk(rig.layout.cached_files) for name in names)
+
+
+def partial(rig: Rig) -> list[str]:
+    return os.listdir(rig.layout.partial_files)
+
+
+@pytest.mark.parametrize("content", [BIG, SMALL, b"x" * HOLD_BACK, b"y" * (HOLD_BACK + 1)])
+async def test_a_file_is_fetched_once_also_over_a_restart(rig: Rig, content: bytes) -> None:
+    record = publish(rig, content)
+    assert rig.files.cached(record) is None
+    assert await rig.fetch(record) == content
+    await rig.settle()
+    await rig.reopen()
+    rig.upstream.stop()
+    cached = rig.files.cached(record)
+    assert cached is not None
+    assert (cached.sha256, cached.size) == (record.sha256, len(content))
+    assert Path(cached.path).read_bytes() == content
+    assert rig.asked("/packages/") == 1
+    assert partial(rig) == []
+
+
+async def test_an_empty_file_is_a_file(rig: Rig) -> None:
+    record = publish(rig, b"", "widgets-1.0.tar.gz")
+    assert await rig.fetch(record) == b""
+
+
+async def test_fifty_readers_cause_one_request(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, delay=0.1)
+    contents = await asyncio.gather(*(rig.fetch(record) for _ in range(50)))
+    assert set(contents) == {BIG}
+    assert rig.asked("/packages/") == 1
+
+
+async def test_the_size_is_known_when_the_transfer_has_started(rig: Rig) -> None:
+    record = publish(rig, BIG, size=None)
+    transfer = rig.files.join("pypi", record)
+    await transfer.started()
+    assert transfer.size == len(BIG)
+    await follow(transfer)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_nobody_gets_the_last_64_KiB_before_they_are_verified(rig: Rig, chunked: bool) -> None:
+    # Everything but the last byte arrives, then silence: so nothing can have been verified.
+    record = publish(rig, BIG, size=None)
+    rig.upstream.fault(FILES, truncate=len(BIG) - 1, hang=True, chunked=chunked)
+    transfer = rig.files.join("pypi", record)
+    received: list[bytes] = []
+    reader = asyncio.create_task(follow(transfer, received))
+    held_back = len(BIG) - HOLD_BACK - (1 if chunked else 0)
+    await wait_until_async(lambda: sum(map(len, received)) >= held_back)
+    assert b"".join(received) == BIG[:held_back]
+    assert not transfer.done
+    with pytest.raises(UpstreamTimeout):
+        await reader
+    assert sum(map(len, received)) == held_back
+
+
+async def test_the_first_bytes_are_readable_long_before_the_last_arrive(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, truncate=100_000, hang=True)
+    transfer = rig.files.join("pypi", record)
+    await transfer.started()
+    with transfer.open() as source:
+        allowed = 0
+        while allowed < 100_000:
+            allowed = await transfer.past(allowed)
+        assert source.read(allowed) == BIG[:100_000]
+
+
+@pytest.mark.parametrize("content", [BIG, SMALL])
+async def test_wrong_bytes_are_never_read_whole_and_never_kept(rig: Rig, content: bytes) -> None:
+    record = publish(rig, content)
+    rig.upstream.fault(FILES, alter=-1)
+    received: list[bytes] = []
+    with pytest.raises(ContentMismatch):
+        await follow(rig.files.join("pypi", record), received)
+    assert sum(map(len, received)) <= max(0, len(content) - HOLD_BACK)
+    await rig.settle()
+    assert (stored(rig), partial(rig)) == ([], [])
+    assert rig.files.cached(record) is None
+    rig.upstream.clear_faults()
+    with pytest.raises(ContentMismatch):
+        rig.files.join("pypi", record)
+    assert rig.asked("/packages/") == 1
+    rig.clock.advance(seconds=11)
+    assert await rig.fetch(record) == content
+
+
+@pytest.mark.parametrize("size", [len(BIG) + 1, len(BIG) - 1, 1])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_another_size_than_the_page_names_is_a_mismatch(rig: Rig, size: int, chunked: bool) -> None:
+    record = publish(rig, BIG, size=size)
+    rig.upstream.fault(FILES, chunked=chunked)
+    with pytest.raises(ContentMismatch):
+        await rig.fetch(record)
+    await rig.settle()
+    assert (stored(rig), partial(rig)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"status": 404}, UpstreamFaulty),
+        ({"status": 500}, UpstreamFaulty),
+        ({"drop": True}, UpstreamUnreachable),
+        ({"hang": True}, UpstreamTimeout),
+    ],
+)
+async def test_trouble_before_the_first_byte_is_told_at_the_start(
+    rig: Rig, fault: dict[str, Any], expected: type[UpstreamError]
+) -> None:
+    rig.options = {"read_timeout": rig.settings.client_max_age.resolution * 300_000}
+    await rig.reopen()
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, **fault)
+    with pytest.raises(expected):
+        await rig.files.join("pypi", record).started()
+    await rig.settle()
+    assert rig.asked("/packages/") == 1
+    rig.upstream.clear_faults()
+    assert await rig.fetch(record) == BIG
+
+
+async def test_a_broken_connection_is_continued_by_range(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, nth=1, truncate=200_000)
+    assert await rig.fetch(record) == BIG
+    first, second = (request for request in rig.upstream.requests() if "/packages/" in request.path)
+    assert first.header("Range") is None
+    assert second.header("Range") == "bytes=200000-"
+
+
+@pytest.mark.parametrize("ignore_range", [False, True])
+async def test_a_connection_that_keeps_breaking_is_given_up(rig: Rig, ignore_range: bool) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, truncate=200_000, ignore_range=ignore_range)
+    with pytest.raises(UpstreamUnreachable):
+        await rig.fetch(record)
+    await rig.settle()
+    assert rig.asked("/packages/") == 2
+    assert (stored(rig), partial(rig)) == ([], [])
+
+
+async def test_a_cancelled_reader_does_not_stop_the_fill(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, rate=1_000_000)
+    transfer = rig.files.join("pypi", record)
+    await transfer.started()
+    reader = asyncio.create_task(follow(transfer))
+    await transfer.past(0)
+    reader.cancel()
+    await asyncio.wait((reader,))
+    await wait_until_async(lambda: rig.files.cached(record))
+    assert rig.asked("/packages/") == 1
+
+
+async def test_a_late_reader_gets_the_whole_file(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, rate=1_000_000)
+    transfer = rig.files.join("pypi", record)
+    await transfer.past(300_000)
+    assert rig.files.join("pypi", record) is transfer
+    assert await rig.fetch(record) == BIG
+
+
+async def test_a_reader_keeps_its_descriptor_when_the_file_is_renamed_and_deleted(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    transfer = rig.files.join("pypi", record)
+    await transfer.started()
+    with transfer.open() as source:
+        await rig.settle()
+        assert rig.files.purge(None) == 1
+        assert await transfer.past(0) == len(BIG)
+        assert source.read() == BIG
+
+
+async def test_a_file_without_digest_is_found_again_by_its_address(rig: Rig) -> None:
+    record = publish(rig, BIG, sha256=None, size=None)
+    assert record.key.startswith("url-")
+    assert await rig.fetch(record) == BIG
+    await rig.settle()
+    await rig.reopen()
+    cached = rig.files.cached(record)
+    assert cached is not None
+    assert cached.sha256 == hashlib.sha256(BIG).hexdigest()
+    assert rig.asked("/packages/") == 1
+
+
+async def test_a_chunked_file_without_any_size_is_read_to_its_end(rig: Rig) -> None:
+    record = publish(rig, BIG, size=None)
+    rig.upstream.fault(FILES, chunked=True)
+    transfer = rig.files.join("pypi", record)
+    assert await follow(transfer) == BIG
+    assert transfer.size == len(BIG)
+
+
+async def test_a_damaged_file_of_the_wrong_size_is_fetched_anew(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    await rig.fetch(record)
+    await rig.settle()
+    cached = rig.files.cached(record)
+    assert cached is not None
+    with open(cached.path, "ab") as file:
+        file.write(b"!")
+    assert rig.files.cached(record) is None
+    assert stored(rig) == []
+    assert await rig.fetch(record) == BIG
+
+
+async def test_a_file_that_the_ledger_does_not_know_is_adopted(rig: Rig) -> None:
+    record = rig.record(WHEEL, BIG)
+    assert record.sha256 is not None
+    path = Path(rig.layout.cached_file(record.sha256))
+    path.parent.mkdir()
+    path.write_bytes(BIG)
+    assert rig.files.stats().files == 0
+    assert rig.files.cached(record) is not None
+    await rig.reopen()
+    assert (rig.files.stats().files, rig.files.stats().bytes) == (1, len(BIG))
+
+
+async def test_an_unknown_file_of_another_size_than_its_page_names_is_not_adopted(rig: Rig) -> None:
+    record = rig.record(WHEEL, BIG)
+    assert record.sha256 is not None
+    path = Path(rig.layout.cached_file(record.sha256))
+    path.parent.mkdir()
+    path.write_bytes(BIG[:-1])
+    assert rig.files.cached(record) is None
+    assert stored(rig) == []
+
+
+async def test_metadata_is_a_file_beside_the_file(rig: Rig) -> None:
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "1.0"))
+    cached = await rig.pages.get("pypi", Name("widgets"))
+    assert cached is not None
+    record = metadata_record(cached.page.files[0])
+    assert record.filename == WHEEL + ".metadata"
+    assert b"Name: widgets" in await rig.fetch(record)
+    await rig.settle()
+    assert rig.files.cached(record) is not None
+
+
+async def test_wrong_metadata_is_not_served(rig: Rig) -> None:
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "1.0"), metadata_sha256="0" * 64)
+    cached = await rig.pages.get("pypi", Name("widgets"))
+    assert cached is not None
+    with pytest.raises(ContentMismatch):
+        await rig.fetch(metadata_record(cached.page.files[0]))
+
+
+def test_the_metadata_address_keeps_a_query_behind_the_path() -> None:
+    record = FileRecord(filename=WHEEL, url=f"https://files.test/{WHEEL}?t=1", core_metadata=True)
+    assert metadata_record(record).url == f"https://files.test/{WHEEL}.metadata?t=1"
+
+
+async def test_the_least_recently_used_files_go_first(rig: Rig) -> None:
+    await rig.reopen(max_size=350)
+    records = [publish(rig, bytes([number]) * 100, f"widgets-{number}.0.tar.gz") for number in range(5)]
+    for record in records[:3]:
+        await rig.fetch(record)
+        await rig.settle()
+        rig.clock.advance(seconds=1)
+    assert rig.files.cached(records[0]) is not None  # used again, so the second is now the oldest
+    rig.clock.advance(seconds=1)
+    await rig.fetch(records[3])
+    await rig.settle()
+    assert [rig.files.cached(record) is not None for record in records] == [True, False, True, True, False]
+    assert rig.files.stats().bytes == 300
+    rig.clock.advance(seconds=1)
+    await rig.fetch(records[4])
+    await rig.settle()
+    assert len(stored(rig)) == 3
+    assert rig.files.cached(records[4]) is not None
+
+
+async def test_eviction_does_not_touch_a_reader(rig: Rig) -> None:
+    await rig.reopen(max_size=100)
+    record = publish(rig, BIG)
+    transfer = rig.files.join("pypi", record)
+    await transfer.started()
+    with transfer.open() as source:
+        await rig.settle()
+        assert stored(rig) == []
+        assert source.read() == BIG
+
+
+async def test_last_uses_survive_a_restart(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    await rig.fetch(record)
+    await rig.settle()
+    rig.clock.advance(hours=1)
+    rig.files.cached(record)
+    await rig.reopen()
+    assert rig.files.stats().oldest_use == rig.clock.time == Clock().time.replace(hour=13)
+
+
+async def test_a_purge_deletes_pages_and_the_files_they_list(rig: Rig) -> None:
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "1.0"))
+    rig.upstream.add_file("gadgets", *make_wheel("gadgets", "1.0"))
+    for name in ("widgets", "gadgets"):
+        cached = await rig.pages.get("pypi", Name(name))
+        assert cached is not None
+        await rig.fetch(cached.page.files[0])
+        await rig.fetch(metadata_record(cached.page.files[0]))
+    await rig.settle()
+    assert purge(rig.pages, rig.files, [Name("widgets")]) == Purged(pages=1, files=2)
+    assert (len(stored(rig)), rig.files.stats().files) == (2, 2)
+    assert purge(rig.pages, rig.files, None) == Purged(pages=1, files=2)
+    assert (stored(rig), rig.files.stats().files) == ([], 0)
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = publish(rig, BIG)
+
+    def full(descriptor: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("proxy.cache.transfers.write_all", full)
+    with pytest.raises(DiskFull):
+        await rig.fetch(record)
+    await rig.settle()
+    assert (stored(rig), partial(rig)) == ([], [])
+    monkeypatch.undo()
+    assert await rig.fetch(record) == BIG
+
+
+async def test_what_an_earlier_process_left_half_done_is_deleted(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    Path(rig.layout.partial_file(record.key)).write_bytes(b"half")
+    Path(rig.layout.partial_files, "page-1").write_bytes(b"half")
+    await rig.reopen()
+    assert partial(rig) == []
+    assert await rig.fetch(record) == BIG
+
+
+async def test_closing_ends_transfers_and_tells_their_readers(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, truncate=300_000, hang=True)
+    reader = asyncio.create_task(follow(rig.files.join("pypi", record)))
+    await asyncio.to_thread(rig.upstream.await_requests, "/packages/")
+    await rig.files.close()
+    with pytest.raises(UpstreamUnreachable):
+        await reader
+    assert partial(rig) == []
+
+
+async def test_a_key_that_is_no_key_is_nowhere(rig: Rig) -> None:
+    assert (
+        rig.files.cached(FileRecord(filename=WHEEL, sha256="../../etc/passwd", url="https://x.test/")) is None
+    )
+    assert rig.files.purge(["../../etc/passwd"]) == 0
+    with pytest.raises(StorageError):
+        rig.files.join("pypi", FileRecord(filename=WHEEL, sha256="../x", url="https://x.test/"))
