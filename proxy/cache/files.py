@@ -214,13 +214,16 @@ class Files:
         """Enter a stored file and make room. The file is there already; trouble here harms nobody."""
         self._sizes[digest] = size
 
-        def make_room(change: Change) -> list[str]:
+        at = self._now()
+
+        def act(change: Change) -> list[str]:
+            # Last uses first: what was read a moment ago must not look old.
             self._ledger.write_marks(change)
+            self._ledger.enter(change, digest, size, at, url_key)
             return evict(change, self._layout, self._settings.max_size)
 
         try:
-            await self._ledger.enter(digest, size, self._now(), url_key)
-            evicted = await self._database.change(make_room)
+            evicted = await self._database.change(act)
         except StorageError as error:
             _log.warning("the cache ledger cannot be written: %s", error)
             return

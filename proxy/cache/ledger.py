@@ -64,16 +64,12 @@ class Ledger:
         for sha256, (at, size) in marks.items():
             _enter(change.connection, sha256, size, at)
 
-    async def enter(self, sha256: str, size: int, at: datetime, url_key: str | None) -> None:
+    def enter(self, change: Change, sha256: str, size: int, at: datetime, url_key: str | None) -> None:
         """Enter a stored file, and the address it came from if its page named no digest."""
-
-        def act(change: Change) -> None:
-            _enter(change.connection, sha256, size, at)
-            if url_key is not None:
-                change.connection.execute(delete(cached_urls).where(cached_urls.c.url_key == url_key))
-                change.connection.execute(insert(cached_urls).values(url_key=url_key, sha256=sha256))
-
-        await self._database.change(act)
+        _enter(change.connection, sha256, size, at)
+        if url_key is not None:
+            change.connection.execute(delete(cached_urls).where(cached_urls.c.url_key == url_key))
+            change.connection.execute(insert(cached_urls).values(url_key=url_key, sha256=sha256))
 
     def stats(self) -> FileStats:
         """What the ledger knows, for people."""

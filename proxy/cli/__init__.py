@@ -1,0 +1,1 @@
+"""The command line: arguments in, tables or JSON out, an exit status. What it does stands in the layers below."""

@@ -136,10 +136,10 @@ class Decision:
     trouble: Trouble | None = None
     retry_after: int | None = None
 
-    def as_found(self, upstream: str, detail: str) -> Decision:
+    def as_found(self, name: Name, upstream: str, detail: str) -> Decision:
         """The same, with the upstream that knows the name; `detail` says how we know."""
         step = Step("upstream", "pass", f"{upstream} has it ({detail})")
-        return replace(self, upstream=upstream, trail=(*self.trail, step))
+        return replace(self, upstream=upstream, reason=f"{upstream} has {name}", trail=(*self.trail, step))
 
     def as_unknown(self, name: Name) -> Decision:
         """No upstream knows the name."""
@@ -333,12 +333,9 @@ def _forwarded(asked: Asked, policy: Policy, trail: list[Step]) -> Decision:
         step = Step("allow", "stop", reason, denied.origin)
         return Decision(Word.DENIED, reason, (*trail, step), rule=denied.text)
     for allowed in policy.allow:
-        if allowed.match(name) is None:
-            at, origin = (
-                (allowed.rules[0].namespace, allowed.rules[0].origin) if allowed.rules else ("", None)
-            )
-            reason = f"{name} is not in the allow list of {at or 'the instance'}"
-            step = Step("allow", "stop", reason, origin)
+        if allowed.patterns.match(name) is None:
+            reason = f"{name} is not in the allow list of {allowed.namespace or 'the instance'}"
+            step = Step("allow", "stop", reason, allowed.origin)
             return Decision(Word.DENIED, reason, (*trail, step), rule="allow")
     trail.append(Step("allow", "pass", "allowed, and not denied"))
     return Decision(

@@ -64,6 +64,15 @@ EMPTY = RuleSet.of(())
 
 
 @dataclass(frozen=True, slots=True)
+class AllowList:
+    """What the `allow` of one group lets through, and where it stands. An empty one lets nothing through."""
+
+    patterns: RuleSet
+    namespace: str
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OwnPolicy:
     """What one group says itself. None: the key does not stand there."""
 
@@ -87,7 +96,7 @@ class Policy:
     Attributes:
         forward: whether names that are not private may be asked upstream; `forward_rule` says who decided.
         upstreams: names of the upstreams, in the order in which they are asked.
-        allow: one set per level that restricts; a name must be covered by every one.
+        allow: one list per level that restricts; a name must be covered by every one.
         deny: what stands here and above.
         locked: key → path of the group that locked it.
     """
@@ -96,7 +105,7 @@ class Policy:
     forward_rule: Rule
     upstreams: tuple[str, ...]
     upstreams_rule: Rule
-    allow: tuple[RuleSet, ...] = ()
+    allow: tuple[AllowList, ...] = ()
     deny: RuleSet = EMPTY
     locked: Mapping[str, str] = field(default_factory=dict)
 
@@ -128,7 +137,7 @@ def inherit(above: Policy, own: OwnPolicy, namespace: str) -> Policy:
         upstreams_rule = Rule("upstreams", ", ".join(upstreams), namespace, own.origins.get("upstreams"))
     allow = above.allow
     if own.allow is not None and "allow" in own_keys and not any(rule.value == "*" for rule in own.allow):
-        allow = (*allow, RuleSet.of(own.allow))
+        allow = (*allow, AllowList(RuleSet.of(own.allow), namespace, own.origins.get("allow")))
     deny = above.deny
     if own.deny and "deny" in own_keys:
         deny = RuleSet.of((*deny.rules, *own.deny))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.domain.decide import FileRules
+from proxy.domain.filenames import version_of
 from proxy.domain.pages import Page, Status
 
 
@@ -25,6 +26,12 @@ class Screened:
     page: Page
     withheld: tuple[Withheld, ...] = ()
 
+    def withheld_file(self, filename: str) -> Withheld | None:
+        """Why `filename` is withheld, or None. Of a quarantined project every file is, listed or not."""
+        if self.page.status.status is Status.QUARANTINED:
+            return _quarantined(self.page, filename)
+        return next((file for file in self.withheld if file.filename == filename), None)
+
 
 def screen(page: Page, rules: FileRules) -> Screened:
     """Apply `rules` to an upstream's page.
@@ -35,8 +42,12 @@ def screen(page: Page, rules: FileRules) -> Screened:
     del rules  # The rules about single files (age, type, specifiers) find their place here.
     if page.status.status is not Status.QUARANTINED:
         return Screened(page)
+    withheld = tuple(_quarantined(page, file.filename) for file in page.files)
+    return Screened(Page(page.name, (), page.versions, page.status), withheld)
+
+
+def _quarantined(page: Page, filename: str) -> Withheld:
     reason = f"{page.name} is quarantined upstream"
     if page.status.reason:
         reason += f": {page.status.reason}"
-    withheld = tuple(Withheld(file.filename, file.version, "quarantined", reason) for file in page.files)
-    return Screened(Page(page.name, (), page.versions, page.status), withheld)
+    return Withheld(filename, version_of(filename, page.name), "quarantined", reason)

@@ -52,7 +52,7 @@ class PageAnswer:
     """A decision with the page it leads to; `screened` has no files where the word is a refusal.
 
     Attributes:
-        cache_status: what RFC 9211 says of how the page was come by; empty where no cache was involved.
+        cache_status: what RFC 9211 says of how the upstream's page was come by; else empty.
         token: changes with the content of an upstream page; empty for anything else.
     """
 
@@ -156,9 +156,9 @@ class Index:
                 unavailable = decision.as_unavailable(
                     name, upstream, _trouble(error), error.message, getattr(error, "retry_after", None)
                 )
-                return PageAnswer(unavailable, nothing, basis, "fwd=miss; detail=failed")
+                return PageAnswer(unavailable, nothing, basis)
             if cached is not None and decision.rules is not None:
-                found = decision.as_found(upstream, cached.status)
+                found = decision.as_found(name, upstream, cached.status)
                 return PageAnswer(
                     found, screen(cached.page, decision.rules), basis, cached.status, cached.token
                 )
@@ -197,8 +197,7 @@ class Index:
         for record in page.screened.page.files:
             if record.filename == filename and record.answers_to(key) and page.decision.upstream:
                 return FileAnswer(page.decision, Borrowed(page.decision.upstream, record), page.basis)
-        withheld = next((file for file in page.screened.withheld if file.filename == filename), None)
-        return FileAnswer(page.decision, None, page.basis, withheld)
+        return FileAnswer(page.decision, None, page.basis, page.screened.withheld_file(filename))
 
     async def file_holds(self, answer: FileAnswer) -> bool:
         """Whether a file's answer is still so, as `holds`; a private file may have been deleted meanwhile."""

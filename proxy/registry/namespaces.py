@@ -7,14 +7,14 @@ something silently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 
 from proxy.domain.names import Name
-from proxy.domain.namespaces import ROOT, Kind, NamespacePath, Tree, is_within, lineage
+from proxy.domain.namespaces import ROOT, Kind, Namespace, NamespacePath, Tree, is_within, lineage
 from proxy.errors import ConfigError, NoSuchNamespace, Problem, StillInUse
 from proxy.registry import packages
 from proxy.storage.database import Change
@@ -38,8 +38,12 @@ class Held:
         return not (self.packages or self.claims or self.tokens)
 
 
-def held(connection: Connection) -> list[Held]:
-    """Every namespace that the database knows, with what it holds, by path."""
+def held(connection: Connection, now: datetime | None = None) -> list[Held]:
+    """Every namespace that the database knows, with what it holds, by path.
+
+    Args:
+        now: tokens that have expired by then hold nothing, like revoked ones; None counts them.
+    """
     has_files = exists().where(files.c.package_id == package_rows.c.id).correlate(package_rows)
 
     def count(*conditions: object) -> object:
@@ -50,9 +54,10 @@ def held(connection: Connection) -> list[Held]:
             .scalar_subquery()
         )
 
+    unexpired = [] if now is None else [or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > now)]
     live = (
         select(func.count(tokens.c.id))
-        .where(tokens.c.namespace_id == namespaces.c.id, tokens.c.revoked_at.is_(None))
+        .where(tokens.c.namespace_id == namespaces.c.id, tokens.c.revoked_at.is_(None), *unexpired)
         .correlate(namespaces)
         .scalar_subquery()
     )
@@ -84,20 +89,22 @@ def settle(
     """
     connection = change.connection
     problems: list[Problem] = []
-    for found in held(connection):
-        target = tree.current_path(found.path)
-        if target != found.path and tree.get(target) is not None:
-            problems.extend(
-                Problem(file, line_of(target), config_path(target, tree), message)
-                for message in _move(connection, found, target)
-            )
+    stuck: set[int] = set()
+    for found in held(connection, now):
+        target = tree.get(found.path)
+        if target is None or target.path == found.path:
+            continue
+        refusal = _move(connection, found, target)
+        if refusal is not None:
+            stuck.add(found.id)
+            where = config_path(target.path, target.kind)
+            problems.append(Problem(file, line_of(target.path), where, refusal))
     change.touch("namespaces")
     gone = [
         found
-        for found in held(connection)
-        if (standing := tree.get(found.path)) is None
-        or standing.path != found.path
-        or standing.kind is not found.kind
+        for found in held(connection, now)
+        if found.id not in stuck
+        and ((standing := tree.get(found.path)) is None or standing.kind is not found.kind)
     ]
     problems.extend(_vanished(gone, tree, file))
     if problems:
@@ -113,12 +120,16 @@ def settle(
             )
 
 
-def _move(connection: Connection, found: Held, target: NamespacePath) -> list[str]:
-    """Give the row its new path; where that is taken, hand its contents over."""
-    taken = connection.execute(select(namespaces.c.id).where(namespaces.c.path == target)).scalar()
+def _move(connection: Connection, found: Held, target: Namespace) -> str | None:
+    """Give the row its new path; where that is taken, hand its contents over. Says why if it cannot be done."""
+    taken = connection.execute(select(namespaces.c.id).where(namespaces.c.path == target.path)).scalar()
+    if found.kind is not target.kind and not found.is_empty:
+        return (
+            f"{found.path} was a {found.kind} and holds {_holding([found])}: it cannot become a {target.kind}"
+        )
     if taken is None:
-        connection.execute(update(namespaces).where(namespaces.c.id == found.id).values(path=target))
-        return []
+        connection.execute(update(namespaces).where(namespaces.c.id == found.id).values(path=target.path))
+        return None
     both = (
         select(package_rows.c.name)
         .where(package_rows.c.namespace_id.in_([taken, found.id]))
@@ -127,54 +138,54 @@ def _move(connection: Connection, found: Held, target: NamespacePath) -> list[st
     )
     doubled = connection.execute(both.limit(3)).scalars().all()
     if doubled:
-        return [f"{found.path} and {target} both hold {', '.join(doubled)}: delete it in one of them first"]
+        return (
+            f"{found.path} and {target.path} both hold {', '.join(doubled)}: delete it in one of them first"
+        )
     for table in (package_rows, tokens):
         connection.execute(update(table).where(table.c.namespace_id == found.id).values(namespace_id=taken))
     connection.execute(delete(namespaces).where(namespaces.c.id == found.id))
-    return []
+    return None
 
 
 def _vanished(gone: list[Held], tree: Tree, file: str) -> list[Problem]:
     """One problem for each topmost namespace that is gone and holds something, at or below it."""
     full = [found for found in gone if not found.is_empty]
-    paths = {found.path for found in gone}
-    tops = {[above for above in lineage(found.path) if above in paths][-1] for found in full}
+    kinds = {found.path: found.kind for found in gone}
+    tops = {[above for above in lineage(found.path) if above in kinds][-1] for found in full}
     problems = []
     for top in sorted(tops):
-        below = [found for found in full if is_within(found.path, top)]
-        counts = (
-            _count(sum(found.packages for found in below), "package"),
-            _count(sum(found.packages + found.claims for found in below), "claim"),
-            _count(sum(found.tokens for found in below), "token"),
-        )
-        holds = " and ".join(count for count in counts if count)
+        holds = _holding([found for found in full if is_within(found.path, top)])
+        kind = kinds[top]
+        where = config_path(top, kind)
         standing = tree.get(top)
-        where = config_path(top, tree)
-        what = "group" if next(found for found in gone if found.path == top).kind is Kind.GROUP else "project"
-        if standing is not None and standing.path == top:
-            message = f"was a {what} and holds {holds}: it cannot become a {standing.kind}"
+        if standing is not None:
+            where = config_path(top, standing.kind)
+            message = f"was a {kind} and holds {holds}: it cannot become a {standing.kind}"
         else:
             message = (
-                f"{where} is gone but holds {holds}: give the {what} that replaces it aliases: [{top}], "
+                f"{where} is gone but holds {holds}: give the {kind} that replaces it aliases: [{top}], "
                 f"or run pypi-overlay namespace drop {top}"
             )
         problems.append(Problem(file, 0, where, message))
     return problems
 
 
-def _count(number: int, what: str) -> str:
-    return "" if not number else f"{number} {what}{'s' if number > 1 else ''}"
+def _holding(found: Iterable[Held]) -> str:
+    """`12 packages and 3 claims`; the claims are those of names without files, as packages are counted already."""
+    totals = {"package": 0, "claim": 0, "token": 0}
+    for each in found:
+        totals["package"] += each.packages
+        totals["claim"] += each.claims
+        totals["token"] += each.tokens
+    counts = [f"{number} {what}{'s' if number > 1 else ''}" for what, number in totals.items() if number]
+    return " and ".join(counts)
 
 
-def config_path(path: NamespacePath, tree: Tree) -> str:
-    """Where a namespace stands, or stood, in the file: `groups.acme.projects.widgets`."""
-    segments = path.split("/")
-    found = tree.get(path)
-    last = "projects" if (found is not None and found.kind is Kind.PROJECT) or len(segments) > 1 else "groups"
-    if found is not None and found.kind is Kind.GROUP:
-        last = "groups"
-    parents = [f"groups.{segment}" for segment in segments[:-1]]
-    return ".".join([*parents, f"{last}.{segments[-1]}"])
+def config_path(path: NamespacePath, kind: Kind) -> str:
+    """Where a namespace of this kind stands, or stood, in the file: `groups.acme.projects.widgets`."""
+    *above, last = path.split("/")
+    section = "groups" if kind is Kind.GROUP else "projects"
+    return ".".join([*(f"groups.{segment}" for segment in above), f"{section}.{last}"])
 
 
 def drop(change: Change, tree: Tree, path: NamespacePath, now: datetime) -> packages.Removed:

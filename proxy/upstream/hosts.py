@@ -124,7 +124,7 @@ class Reach:
         except ValueError:
             return "a link is no http address"
         if target != self.origin and not self._listed(target):
-            return f"a link leads to {target.host[:100]!a}, which is not in file_hosts"
+            return f"a link leads to {target.host[:100]!a} port {target.port}, which is not in file_hosts"
         address = literal(target.host)
         if target.scheme != "https" and not (
             address in self._literals or (self.origin.scheme == "http" and self.origin.host == target.host)

@@ -29,17 +29,19 @@ async def file(
     shown = address.filename + address.suffix
     for _ in range(_ATTEMPTS):
         answer = await instance.index.file(index, sight, address.key, address.filename)
-        if answer is None or address.suffix == ".provenance":
+        if answer is None:
             raise NoSuchFile(f"no file {shown} at this address")
         request["decision"] = answer.decision
         headers = {
             "Cache-Control": replies.IMMUTABLE,
-            problems.DECISION: problems.decision_header(answer.decision),
+            **problems.decided(answer.decision),
             **replies.public(sight.anonymous),
         }
         source = answer.source
         if source is None:
             return problems.refusal_of_file(request, answer.decision, answer.withheld, shown)
+        if address.suffix == ".provenance":
+            raise NoSuchFile(f"there is no provenance of {address.filename} here")
         if isinstance(source, StoredFile):
             reply = await _ours(request, source, answer, instance, headers, is_metadata=bool(address.suffix))
         else:
@@ -93,9 +95,9 @@ async def _borrowed(
     if cached is not None:
         opened = _open(cached.path)
         if opened is not None:
-            hit = {**headers, **replies.cache_status("hit")}
+            hit = {**headers, **problems.decided(answer.decision, cache="hit")}
             return await replies.file(request, opened, cached.size, f'"{cached.sha256}"', hit)
-    headers |= replies.cache_status("fwd=uri-miss; stored")
+    headers |= problems.decided(answer.decision, cache="fwd=uri-miss; stored")
     etag = f'"{record.sha256}"' if record.sha256 else None
     if etag is not None and replies.matches(request.headers.get("If-None-Match"), etag):
         return web.Response(status=304, headers={**headers, "ETag": etag})

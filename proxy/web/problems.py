@@ -67,6 +67,19 @@ def decision_header(decision: Decision, word: Word | None = None) -> str:
     return f'{item};rule="{quoted}"'
 
 
+def decided(decision: Decision, word: Word | None = None, cache: str = "") -> dict[str, str]:
+    """The headers that every page and file answer carries (contract 2): the decision, and what the cache did.
+
+    Args:
+        word: in place of the decision's own.
+        cache: parameters for `Cache-Status` (RFC 9211); without them it says that the decision settled it.
+    """
+    shown = word or decision.word
+    if not cache:
+        cache = {Word.PRIVATE: "hit; ", Word.UNAVAILABLE: "fwd=miss; "}.get(shown, "") + f"detail={shown}"
+    return {DECISION: decision_header(decision, word), "Cache-Status": f"pypi-overlay; {cache}"}
+
+
 def refusal_of_page(request: web.Request, decision: Decision) -> web.Response:
     """The answer where a page's decision is not to serve it (contract 4).
 
@@ -89,32 +102,31 @@ def refusal_of_file(
             request,
             403,
             Word.WITHHELD,
-            decision_header(decision, Word.WITHHELD),
+            decided(decision, Word.WITHHELD),
             withheld.reason,
             withheld.rule,
         )
     if decision.word in _FILE_STATUS or decision.word is Word.UNAVAILABLE:
         return _refusal(request, decision, _FILE_STATUS)
-    headers = {DECISION: decision_header(decision)}
-    return plain(request, 404, f"no file {filename} at this address", headers)
+    return plain(request, 404, f"no file {filename} at this address", decided(decision))
 
 
 def _refusal(request: web.Request, decision: Decision, statuses: dict[Word, int]) -> web.Response:
     if decision.challenge:
         raise errors.NotAuthenticated("this name may be yours to read", hint="send credentials")
-    header = decision_header(decision)
+    headers = decided(decision)
     if decision.word is Word.UNAVAILABLE:
         status = _TROUBLE_STATUS[decision.trouble or Trouble.FAULTY]
-        headers = {DECISION: header, "Retry-After": str(decision.retry_after or 2)}
+        headers["Retry-After"] = str(decision.retry_after or 2)
         return plain(request, status, decision.reason, headers)
     status = statuses[decision.word]
     if status == 404:
-        return plain(request, status, decision.reason, {DECISION: header})
-    return _policy(request, status, decision.word, header, decision.reason, decision.rule)
+        return plain(request, status, decision.reason, headers)
+    return _policy(request, status, decision.word, headers, decision.reason, decision.rule)
 
 
 def _policy(
-    request: web.Request, status: int, word: Word, header: str, reason: str, rule: str | None
+    request: web.Request, status: int, word: Word, headers: dict[str, str], reason: str, rule: str | None
 ) -> web.Response:
     body = {
         "type": "about:blank",
@@ -125,13 +137,18 @@ def _policy(
         "rule": rule,
         "until": None,
     }
-    return _response(request, status, reason, body, "application/problem+json", {DECISION: header})
+    return _response(request, status, reason, body, "application/problem+json", headers)
 
 
 def answer_error(request: web.Request, error: errors.OverlayError, *, is_api: bool = False) -> web.Response:
     """The answer to an exception of this package; `is_api`: always JSON."""
     status = status_of(error)
     headers = {}
+    decision = request.get("decision")
+    if decision is not None and isinstance(error, errors.UpstreamError):
+        headers = decided(decision, Word.UNAVAILABLE)
+    elif decision is not None and isinstance(error, errors.NotFound):
+        headers = decided(decision)
     if status == 401:
         headers["WWW-Authenticate"] = REALM
     if status in {502, 503, 504}:

@@ -15,7 +15,7 @@ from proxy.cache.transfers import Transfer
 from proxy.domain.decide import Decision, Word
 from proxy.domain.negotiate import Representation
 from proxy.index.variants import Variant
-from proxy.web.problems import DECISION, decision_header
+from proxy.web.problems import NO_STORE, decided
 
 _CHUNK = 256 << 10
 _SMALL = 256 << 10
@@ -37,11 +37,6 @@ def matches(header: str | None, etag: str) -> bool:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
     return "*" in tags or etag in tags
-
-
-def cache_status(detail: str) -> dict[str, str]:
-    """`Cache-Status` (RFC 9211) with what the cache says of its answer; nothing where no cache was asked."""
-    return {"Cache-Status": f"pypi-overlay; {detail}"} if detail else {}
 
 
 def public(is_public: bool) -> dict[str, str]:
@@ -71,11 +66,10 @@ def page(
         "Cache-Control": f"private, max-age={age}, must-revalidate",
         "Vary": _VARY,
         "ETag": variant.etag,
-        **cache_status(status),
         **public(is_public),
     }
     if decision is not None:
-        headers[DECISION] = decision_header(decision)
+        headers |= decided(decision, cache=status)
     if matches(request.headers.get("If-None-Match"), variant.etag):
         return web.Response(status=304, headers=headers)
     headers["Content-Type"] = _TYPES[representation]
@@ -84,12 +78,14 @@ def page(
     return web.Response(body=variant.body, headers=headers)
 
 
-def wanted_range(request: web.Request, size: int, etag: str) -> tuple[int, int] | web.Response | None:
-    """The single range that is asked for, as first byte and length; None: all of it; or the 416.
+def wanted_range(
+    request: web.Request, size: int, etag: str, headers: Mapping[str, str]
+) -> tuple[int, int] | web.Response | None:
+    """The single range that is asked for, as first byte and length; None: all of it; or the 416 with `headers`.
 
-    Several ranges, other units and a stale `If-Range` mean all of it, as RFC 9110 14.2 allows.
+    Several ranges, other units, a stale `If-Range`, and methods but GET mean all of it (RFC 9110 14.2).
     """
-    header = request.headers.get("Range")
+    header = request.headers.get("Range") if request.method == "GET" else None
     condition = request.headers.get("If-Range")
     found = _ONE_RANGE.match(header.strip()) if header else None
     if found is None or (condition is not None and condition.strip() != etag) or found.group(0) == "bytes=-":
@@ -97,20 +93,20 @@ def wanted_range(request: web.Request, size: int, etag: str) -> tuple[int, int] 
     first_text, last_text = found.groups()
     # Python refuses to read numbers of thousands of digits; no file is that long.
     if len(first_text) > 18 or len(last_text) > 18:
-        return _unsatisfiable(size)
+        return _unsatisfiable(size, headers)
     if not first_text:
         length = min(int(last_text), size)
-        return (size - length, length) if length else _unsatisfiable(size)
+        return (size - length, length) if length else _unsatisfiable(size, headers)
     first = int(first_text)
     last = min(int(last_text), size - 1) if last_text else size - 1
     if first >= size:
-        return _unsatisfiable(size)
+        return _unsatisfiable(size, headers)
     # A last position before the first makes the header invalid, so it counts as absent.
     return (first, last - first + 1) if last >= first else None
 
 
-def _unsatisfiable(size: int) -> web.Response:
-    return web.Response(status=416, headers={"Content-Range": f"bytes */{size}", "Cache-Control": "no-store"})
+def _unsatisfiable(size: int, headers: Mapping[str, str]) -> web.Response:
+    return web.Response(status=416, headers={**headers, **NO_STORE, "Content-Range": f"bytes */{size}"})
 
 
 async def file(
@@ -120,7 +116,7 @@ async def file(
     with opened:
         if matches(request.headers.get("If-None-Match"), etag):
             return web.Response(status=304, headers={**headers, "ETag": etag})
-        part = wanted_range(request, size, etag)
+        part = wanted_range(request, size, etag, headers)
         if isinstance(part, web.Response):
             return part
         status, (first, length) = (200, (0, size)) if part is None else (206, part)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,8 +96,7 @@ class Rig:
 
     async def settle(self) -> None:
         """Wait until no transfer is under way."""
-        while self.files._transfers:
-            await next(iter(self.files._transfers.values()))._news.wait()
+        await asyncio.gather(*self.files._leaders)
 
 
 async def follow(transfer: Transfer, received: list[bytes] | None = None) -> bytes:
@@ -121,8 +121,8 @@ def read_exactly(source: BinaryIO, size: int) -> bytes:
 
 
 @pytest.fixture
-def rig_parts(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Rig]:
-    yield Rig(tmp_path / "data", upstream)
+def rig_parts(tmp_path: Path, upstream: FakeUpstream) -> Rig:
+    return Rig(tmp_path / "data", upstream)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import random
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def stored(rig: Rig) -> list[str]:
 
 
 def partial(rig: Rig) -> list[str]:
-    return os.listdir(rig.layout.partial_files)
+    return [path.name for path in Path(rig.layout.partial_files).iterdir()]
 
 
 @pytest.mark.parametrize("content", [BIG, SMALL, b"x" * HOLD_BACK, b"y" * (HOLD_BACK + 1)])
@@ -89,8 +90,10 @@ async def test_the_size_is_known_when_the_transfer_has_started(rig: Rig) -> None
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_nobody_gets_the_last_64_KiB_before_they_are_verified(rig: Rig, chunked: bool) -> None:
     # Everything but the last byte arrives, then silence: so nothing can have been verified.
+    rig.options = {"read_timeout": timedelta(seconds=0.5)}
+    await rig.reopen()
     record = publish(rig, BIG, size=None)
-    rig.upstream.fault(FILES, truncate=len(BIG) - 1, hang=True, chunked=chunked)
+    rig.upstream.fault(FILES, truncate=len(BIG) - 1, hang=True, chunked=chunked, ignore_range=True)
     transfer = rig.files.join("pypi", record)
     received: list[bytes] = []
     reader = asyncio.create_task(follow(transfer, received))
@@ -157,14 +160,15 @@ async def test_another_size_than_the_page_names_is_a_mismatch(rig: Rig, size: in
 async def test_trouble_before_the_first_byte_is_told_at_the_start(
     rig: Rig, fault: dict[str, Any], expected: type[UpstreamError]
 ) -> None:
-    rig.options = {"read_timeout": rig.settings.client_max_age.resolution * 300_000}
+    rig.options = {"read_timeout": timedelta(seconds=0.3)}
     await rig.reopen()
     record = publish(rig, BIG)
     rig.upstream.fault(FILES, **fault)
     with pytest.raises(expected):
         await rig.files.join("pypi", record).started()
     await rig.settle()
-    assert rig.asked("/packages/") == 1
+    # aiohttp itself repeats a request whose connection was closed without any answer.
+    assert rig.asked("/packages/") == (2 if "drop" in fault else 1)
     rig.upstream.clear_faults()
     assert await rig.fetch(record) == BIG
 
@@ -248,7 +252,7 @@ async def test_a_damaged_file_of_the_wrong_size_is_fetched_anew(rig: Rig) -> Non
     await rig.settle()
     cached = rig.files.cached(record)
     assert cached is not None
-    with open(cached.path, "ab") as file:
+    with Path(cached.path).open("ab") as file:
         file.write(b"!")
     assert rig.files.cached(record) is None
     assert stored(rig) == []

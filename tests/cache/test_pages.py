@@ -16,7 +16,6 @@ from proxy.domain.names import Name
 from proxy.domain.pages import url_key
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamFaulty, UpstreamUnreachable
 from tests.cache.conftest import Rig
-from tests.support.waiting import wait_until_async
 from tests.support.wheels import make_wheel
 
 WIDGETS = Name("widgets")
@@ -76,10 +75,8 @@ async def test_a_stale_page_is_shown_at_once_and_revalidated_behind(rig: Rig) ->
     assert stale is not None
     assert (stale.status, stale.token) == ("hit; detail=stale-while-revalidate", first.token)
 
-    async def revalidated() -> bool:
-        return await status(rig) == "hit"
-
-    await wait_until_async(revalidated)
+    await asyncio.gather(*rig.pages._flights.values())
+    assert await status(rig) == "hit"
     assert await versions(rig) == ("1.0", "2.0")
     assert rig.asked(PAGE) == 2
     renewed = await rig.pages.get("pypi", WIDGETS)

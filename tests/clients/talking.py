@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
-from tests.support.clients import find_uv
 from tests.support.server import OverlayServer
 from tests.support.waiting import wait_until
 
@@ -41,7 +40,8 @@ def index_url(server: OverlayServer, base: str = "", token: str | None = None, u
     """Return the simple index of a namespace: `base` is `acme/widgets`, `api/v4/…`, or empty for the root."""
     parts = urlsplit(server.url)
     login = f"{quote(user, safe='')}:{token}@" if token else ""
-    return f"{parts.scheme}://{login}{parts.netloc}/{base}/simple/".replace(f"{parts.netloc}//", f"{parts.netloc}/")
+    path = f"{base}/simple/" if base else "simple/"
+    return f"{parts.scheme}://{login}{parts.netloc}/{path}"
 
 
 def fetch(
@@ -71,18 +71,7 @@ def links(page_url: str, token: str | None = None) -> list[str]:
     """Return the absolute addresses of the files of a simple page."""
     answer = fetch(page_url, token=token)
     assert answer.status == 200, answer
-    parts = urlsplit(page_url)
-    found = []
-    for file in answer.json["files"]:
-        steps = [*parts.path.split("/")[:-1], *file["url"].split("/")]
-        kept: list[str] = []
-        for step in steps:
-            if step == "..":
-                kept.pop()
-            else:
-                kept.append(step)
-        found.append(f"{parts.scheme}://{parts.netloc}{'/'.join(kept)}")
-    return found
+    return [urljoin(page_url, file["url"]) for file in answer.json["files"]]
 
 
 def upload(
@@ -153,8 +142,3 @@ def statuses(server: OverlayServer, begin: int, path: str, agent: str) -> list[i
         ]
 
     return wait_until(found, what=f"a request of {path} by {agent} in the log")
-
-
-def uv() -> str:
-    """Return the path of uv, or skip the test."""
-    return find_uv()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import select, update
@@ -78,7 +79,7 @@ def test_all_facts_are_the_facts_of_each_name(registry: Database) -> None:
     together = registry.read_now(packages.all_facts)
     assert set(together) == {"gears", "cogs"}
     for name, found in together.items():
-        assert found == registry.read_now(lambda c, name=name: packages.facts(c, name))
+        assert found == registry.read_now(partial(packages.facts, name=name))
     assert together[GEARS] != NameFacts()
 
 
@@ -141,9 +142,8 @@ def test_of_equal_filenames_the_newest_upload_is_listed_and_the_other_stays_at_i
     page = registry.read_now(lambda c: packages.page(c, projects, GEARS))
     assert [file.sha256 for file in page.files] == [digest(newest)]
     for project in projects:
-        found = registry.read_now(
-            lambda c, project=project: packages.find_file(c, projects, GEARS, filename, digest(project))
-        )
+        query = partial(packages.find_file, projects=projects, name=GEARS, filename=filename)
+        found = registry.read_now(partial(query, sha256=digest(project)))
         assert found is not None
         assert (found.project, found.sha256) == (project, digest(project))
 

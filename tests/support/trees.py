@@ -95,7 +95,9 @@ def job(project: str) -> Caller:
     return Caller(CallerKind.JOB, "pyo+job-4", token=4, scopes=scopes, home=NamespacePath(project))
 
 
-def decided(tree: Tree, index: str, name: str, who: Caller = OWNER, facts: NameFacts | None = None) -> Decision:
+def decided(
+    tree: Tree, index: str, name: str, who: Caller = OWNER, facts: NameFacts | None = None
+) -> Decision:
     """Decide a name at the index of a path, `/` for the root; the caller may ask that index."""
     namespace = tree.find(index.strip("/"))
     asked = Asked(namespace, parse_name(name), sight(who, tree))

@@ -160,8 +160,8 @@ async def test_a_page_that_trickles_for_ever_is_a_time_out(
     upstream: FakeUpstream, wheel: tuple[str, bytes]
 ) -> None:
     upstream.fault(PAGE, rate=20)
-    timeouts = {"connect_timeout": timedelta(seconds=0.2), "read_timeout": timedelta(seconds=0.2)}
-    async with client(upstream.index_url, **timeouts) as pypi:
+    short = timedelta(seconds=0.2)
+    async with client(upstream.index_url, connect_timeout=short, read_timeout=short) as pypi:
         with pytest.raises(UpstreamTimeout):
             await pypi.page(WIDGETS)
 

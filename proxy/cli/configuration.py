@@ -1,0 +1,136 @@
+"""`config`: is the file in order, does it fit the data, and what does its schema say."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from proxy.cli import output
+from proxy.cli.advice import advise
+from proxy.cli.opening import config_file
+from proxy.cli.options import Branch, Invocation, pass_invocation
+from proxy.config.compile import compile_snapshot, file_of
+from proxy.config.load import json_schema, load
+from proxy.domain.snapshot import Snapshot
+from proxy.errors import ConfigError, Problem, StorageError
+from proxy.registry import namespaces, packages
+from proxy.registry.packages import Claim
+from proxy.server.assembly import utc_now
+from proxy.storage.database import Change, Database
+from proxy.storage.layout import Layout
+from proxy.storage.locks import Locks
+from proxy.storage.migrations import HEADS, current_revision, upgrade
+
+
+@click.group(cls=Branch)
+def configuration() -> None:
+    """Check the configuration file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is wrong with a configuration, and what is only worth a look."""
+
+    errors: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+@configuration.command("check", short_help="Say all that is wrong with the file.")
+@pass_invocation
+def check(invocation: Invocation) -> None:
+    """Say everything that is wrong with the configuration, by file, line and path.
+
+    Where the data directory exists, also whether a namespace that holds packages, claims or tokens would
+    vanish; nothing is changed there. Warnings are worth a look: they stop nothing. Exit status 1 where there
+    are errors.
+
+    \b
+    pypi-overlay config check --config new.yaml
+    """  # noqa: D301
+    found = find_problems(config_file(invocation))
+    if invocation.json:
+        output.print_json(
+            {
+                "ok": not found.errors,
+                "errors": [asdict(problem) for problem in found.errors],
+                "warnings": [asdict(problem) for problem in found.warnings],
+            }
+        )
+    else:
+        for problem in found.errors:
+            click.echo(f"error: {problem}")
+        for problem in found.warnings:
+            click.echo(f"warning: {problem}")
+        click.echo(
+            f"{output.count(len(found.errors), 'error')}, {output.count(len(found.warnings), 'warning')}"
+        )
+    if found.errors:
+        output.stop(output.FAILED)
+
+
+@configuration.command("schema", short_help="Print the JSON Schema of the file.")
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors.
+
+    \b
+    pypi-overlay config schema > pypi-overlay.schema.json
+    """  # noqa: D301
+    output.print_json(json_schema())
+
+
+def find_problems(file: str | None) -> Findings:
+    """Check the file by itself, then against the data that its data directory holds."""
+    try:
+        loaded = load(file, os.environ)
+        snapshot = compile_snapshot(loaded)
+        claims = _try_on_data(snapshot)
+    except ConfigError as error:
+        return Findings(errors=error.problems)
+    except StorageError as error:
+        unseen = Problem(file or "", 0, "storage.data_dir", f"not checked against the data: {error}")
+        return Findings(warnings=(*advise(loaded, snapshot.tree, []), unseen))
+    return Findings(warnings=tuple(advise(loaded, snapshot.tree, claims)))
+
+
+class _Tried(Exception):
+    """Rolls back what was only tried, and carries out what was seen there."""
+
+    def __init__(self, claims: list[Claim]) -> None:
+        super().__init__()
+        self.claims = claims
+
+
+def _try_on_data(snapshot: Snapshot) -> list[Claim]:
+    """What the data claims under this configuration; empty where there is no data yet.
+
+    The start that would follow is made in a transaction and undone, so both judge alike.
+
+    Raises:
+        ConfigError: the start would be refused.
+        StorageError: the data cannot be looked at.
+    """
+    layout = Layout(snapshot.data_dir)
+    if not Path(layout.registry_database).exists():
+        return []
+
+    def attempt(change: Change) -> None:
+        if current_revision(change.connection) != HEADS["registry"]:
+            upgrade(change.connection, "registry")
+        namespaces.settle(change, snapshot.tree, utc_now(), file=file_of(snapshot))
+        raise _Tried(packages.claims(change.connection))
+
+    locks = Locks(layout)
+    try:
+        registry = Database(layout.registry_database, locks, name="registry")
+        try:
+            registry.change_now(attempt)
+        except _Tried as tried:
+            return tried.claims
+        finally:
+            registry.close()
+    finally:
+        locks.close()
+    return []

@@ -1,0 +1,130 @@
+"""`namespace`: what groups and projects hold; and dropping one that left the file with its packages in it.
+
+Both commands look at the data as it is, without the check that nothing vanished: they are what mends that.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+from sqlalchemy import Connection
+
+from proxy.cli import output
+from proxy.cli.opening import run
+from proxy.cli.options import NAMESPACE, Branch, Invocation, may_ask, pass_invocation
+from proxy.cli.output import Item
+from proxy.domain.access import OPERATOR
+from proxy.domain.namespaces import Kind, Namespace, NamespacePath, Tree, is_within
+from proxy.index.instance import Instance
+from proxy.registry import namespaces as registry
+from proxy.registry import packages
+from proxy.registry.packages import Removed
+from proxy.storage import audit
+from proxy.storage.database import Change
+
+
+@click.group(cls=Branch)
+def namespaces() -> None:
+    """List groups and projects; drop what left the file."""
+
+
+@namespaces.command("list", short_help="List groups and projects.")
+@pass_invocation
+def list_all(invocation: Invocation) -> None:
+    """List groups and projects with what lies at and below them.
+
+    One that the file has no longer, but the data still, is listed without a visibility.
+    """
+    items = run(
+        invocation,
+        lambda instance: instance.registry.read(partial(list_namespaces, tree=instance.snapshot.tree)),
+        settled=False,
+    )
+    output.print_items(
+        invocation,
+        items,
+        {
+            "Path": "path",
+            "Kind": "kind",
+            "Id": "id",
+            "Visibility": lambda item: item["visibility"] or "gone from the file",
+            "Packages": "packages",
+            "Claims": "claims",
+            "Size": lambda item: output.size(item["bytes"]),
+        },
+        empty="there are no namespaces",
+    )
+
+
+def list_namespaces(connection: Connection, tree: Tree) -> list[Item]:
+    """Every namespace of the file, then those that only the data knows, in the shape of contract 12."""
+    usage = [
+        (path if (found := tree.get(path)) is None else found.path, used)
+        for path, used in packages.usage(connection).items()
+    ]
+
+    def shape(path: NamespacePath, kind: Kind, found: Namespace | None) -> Item:
+        below = [used for at, used in usage if is_within(at, path)]
+        return {
+            "path": path or "/",
+            "kind": str(kind),
+            "id": None if found is None else found.number,
+            "visibility": None if found is None else found.visibility.name.lower(),
+            "packages": sum(held for held, _, _ in below),
+            "claims": sum(claimed for _, claimed, _ in below),
+            "bytes": sum(size for _, _, size in below),
+        }
+
+    gone = [held for held in registry.held(connection) if tree.get(held.path) is None and not held.is_empty]
+    return [
+        *(shape(namespace.path, namespace.kind, namespace) for namespace in tree),
+        *(shape(held.path, held.kind, None) for held in gone),
+    ]
+
+
+@namespaces.command("drop", short_help="Delete what a vanished one holds.")
+@click.argument("path", type=NAMESPACE)
+@may_ask
+@pass_invocation
+def drop(invocation: Invocation, path: NamespacePath, yes: bool) -> None:
+    """Delete all packages and tokens at and below PATH, a group or project that left the file.
+
+    The names stay claimed, by the instance: `claim release / NAME` gives one free. To keep the packages,
+    give the group that replaces it `aliases: [PATH]` in place of this.
+
+    \b
+    pypi-overlay namespace drop acme
+    """  # noqa: D301
+    output.confirm(f"Delete all packages and tokens at and below {path or '/'}?", yes=yes)
+
+    async def act(instance: Instance) -> Removed:
+        removed = await instance.registry.change(partial(_drop, instance=instance, path=path))
+        # In a transaction of its own: only when the rows are surely gone may the bytes go.
+        await instance.registry.change(partial(_sweep, instance=instance, digests=removed.digests))
+        return removed
+
+    removed = run(invocation, act, settled=False)
+    if invocation.json:
+        output.print_json({"path": path, "files": list(removed.filenames)})
+    else:
+        files = output.count(len(removed.filenames), "file")
+        output.tell(f"{path} is dropped: {files} deleted; its names stay claimed by the instance")
+
+
+def _drop(change: Change, *, instance: Instance, path: NamespacePath) -> Removed:
+    removed = registry.drop(change, instance.snapshot.tree, path, instance.now())
+    audit.record(
+        change.connection,
+        at=instance.now(),
+        action="namespace.drop",
+        who=OPERATOR,
+        namespace=path,
+        detail={"files": list(removed.filenames)},
+    )
+    return removed
+
+
+def _sweep(change: Change, *, instance: Instance, digests: tuple[str, ...]) -> None:
+    for digest in packages.unreferenced(change.connection, digests):
+        instance.objects.delete(digest)

@@ -1,0 +1,1 @@
+"""Tests of `proxy.web`, against the real command: HTTP to the letter."""
