@@ -94,8 +94,8 @@ def _never_allowed(
         denied = above.deny.match(name)
         if denied is not None:
             message = f"{entry} has no effect: {denied.namespace or 'the root'} denies {denied.value}"
-        elif any(allowed.match(name) is None for allowed in above.allow):
-            message = f"{entry} has no effect: a group above does not allow it"
+        elif narrow := next((each for each in above.allow if each.patterns.match(name) is None), None):
+            message = f"{entry} has no effect: {narrow.namespace or 'the root'} does not allow it"
         else:
             continue
         yield _problem(loaded, (*keys, "policy", "allow", position), message)

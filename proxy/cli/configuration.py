@@ -92,7 +92,7 @@ def find_problems(file: str | None) -> Findings:
     except StorageError as error:
         unseen = Problem(file or "", 0, "storage.data_dir", f"not checked against the data: {error}")
         return Findings(warnings=(*advise(loaded, snapshot.tree, []), unseen))
-    return Findings(warnings=tuple(advise(loaded, snapshot.tree, claims)))
+    return Findings(warnings=tuple(sorted(advise(loaded, snapshot.tree, claims), key=lambda each: each.line)))
 
 
 class _Tried(Exception):

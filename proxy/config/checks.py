@@ -1,8 +1,8 @@
-"""What can only be seen between keys: siblings, numbers, members, names of upstreams, former paths.
+"""What can only be seen between keys: siblings, numbers, members, upstreams, locked keys, former paths.
 
 It reads the same plain values that `config.models` validates, before or beside that, and takes nothing for
 granted: whatever has not the expected shape is passed over, since the schema reports it. So both kinds of
-problem are reported together. What depends on inheritance (locked keys) is `config.compile`'s.
+problem are reported together.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def cross_check(config: Mapping[str, object]) -> Iterator[Finding]:
     yield from _numbers(places)
     yield from _members(places, config)
     yield from _policy_upstreams(places, config)
+    yield from _locked_keys(places, config)
     yield from _credentials(config)
     yield from _aliases(places)
     yield from _default_project(places, config)
@@ -137,6 +138,24 @@ def _policy_upstreams(places: tuple[_Place, ...], config: Mapping[str, object]) 
                 yield Finding(here, f"expected {choice}", wants_value=True)
             elif name in named[:position]:
                 yield Finding(here, "expected every upstream once", wants_value=True)
+
+
+def _locked_keys(places: tuple[_Place, ...], config: Mapping[str, object]) -> Iterator[Finding]:
+    """Keys of policies that stand below a group that locked them; the topmost such group is told (contract 3)."""
+    root = _Place((), "", "group", config)
+    locks = {
+        group.keys: (group.path or "the root", _list(_table(group.body.get("policy")).get("lock")))
+        for group in (root, *places)
+        if group.kind == "group"
+    }
+    for place in places:
+        # Each group takes two keys of the path from the top.
+        above = [locks[place.keys[:depth]] for depth in range(0, len(place.keys), 2)]
+        for key in _table(place.body.get("policy")):
+            holder = next((path for path, locked in above if key in locked), None)
+            if key != "lock" and holder is not None:
+                message = f"{key} is locked by {holder}: it cannot be set or added to at {place.path}"
+                yield Finding((*place.keys, "policy", key), message)
 
 
 def _credentials(config: Mapping[str, object]) -> Iterator[Finding]:

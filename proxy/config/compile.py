@@ -1,6 +1,6 @@
 """From a loaded configuration to the `Snapshot` in force: paths, effective rights, inherited policy, origins.
 
-Problems that only inheritance shows (a locked key that stands below) are found here, all of them at once.
+What `config.load` let pass holds together (`config.checks`), so nothing can be wrong any more here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from proxy.config import models
 from proxy.config.load import SHIPPED, Loaded
 from proxy.domain.namespaces import ROOT, Kind, Namespace, NamespacePath, Role, Tree, Visibility, tenant_of
-from proxy.domain.policy import OwnPolicy, Policy, Rule, forbidden_keys, inherit, root_policy
+from proxy.domain.policy import OwnPolicy, Rule, inherit, root_policy
 from proxy.domain.snapshot import (
     CacheSettings,
     Limits,
@@ -22,23 +22,14 @@ from proxy.domain.snapshot import (
     TlsSettings,
     UpstreamSettings,
 )
-from proxy.errors import ConfigError, Problem
 
 Keys = tuple[str | int, ...]
 
 
 def compile_snapshot(loaded: Loaded) -> Snapshot:
-    """Compile what `load` returned.
-
-    Raises:
-        ConfigError: a key stands below a group that locked it, or `default_project` names no project.
-    """
-    compiler = _Compiler(loaded)
-    tree = compiler.tree()
-    default_project = compiler.default_project(tree)
-    if compiler.problems:
-        raise ConfigError(sorted(compiler.problems, key=lambda problem: problem.line))
+    """Compile what `load` returned. Raises nothing."""
     config = loaded.config
+    tree = _Compiler(loaded).tree()
     return Snapshot(
         tree=tree,
         upstreams={
@@ -54,7 +45,7 @@ def compile_snapshot(loaded: Loaded) -> Snapshot:
             tls=None
             if config.server.tls is None
             else TlsSettings(config.server.tls.certificate, config.server.tls.key),
-            default_project=default_project,
+            default_project=_default_project(config.server.default_project, tree),
         ),
         log=LogSettings(config.log.format, config.log.level),
         limits=Limits(**dict(config.limits)),
@@ -74,10 +65,9 @@ def _upstream(name: str, given: models.Upstream) -> UpstreamSettings:
 
 
 class _Compiler:
-    """Walks the groups from the root down; gathers namespaces, reserves and problems."""
+    """Walks the groups from the root down; gathers namespaces and reserves."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.problems: list[Problem] = []
         self._loaded = loaded
         self._reserves: dict[NamespacePath, list[Rule]] = {}
 
@@ -122,7 +112,7 @@ class _Compiler:
             namespace = Namespace(
                 path=path,
                 kind=Kind.GROUP,
-                policy=self._inherit(above.policy, own_policy, path, at),
+                policy=inherit(above.policy, own_policy, path),
                 visibility=min(_visibility(group.visibility), above.visibility),
                 number=group.id,
                 roles=_roles(above.roles, group.members),
@@ -152,31 +142,11 @@ class _Compiler:
     def _reserve(self, path: NamespacePath, own: OwnPolicy) -> None:
         self._reserves.setdefault(tenant_of(path), []).extend(own.reserve)
 
-    def _inherit(self, above: Policy, own: OwnPolicy, path: NamespacePath, keys: Keys) -> Policy:
-        for key, locked_by in forbidden_keys(above, own):
-            origin = own.origins[key]
-            self.problems.append(
-                Problem(
-                    origin.file,
-                    origin.line,
-                    ".".join(map(str, (*keys, "policy", key))),
-                    f"{key} is locked by {locked_by or 'the root'}: it cannot be set or added to at {path}",
-                )
-            )
-        return inherit(above, own, path)
 
-    def default_project(self, tree: Tree) -> NamespacePath | None:
-        """What `/legacy/` publishes to: as configured, else the root's project `default`, where there is one."""
-        wanted = self._loaded.config.server.default_project
-        found = tree.get(wanted if wanted is not None else "default")
-        if found is not None and found.kind is Kind.PROJECT:
-            return found.path
-        if wanted is not None:
-            origin = self._loaded.origin(("server", "default_project"))
-            self.problems.append(
-                Problem(origin.file, origin.line, "server.default_project", f"there is no project {wanted}")
-            )
-        return None
+def _default_project(wanted: str | None, tree: Tree) -> NamespacePath | None:
+    """What `/legacy/` publishes to: as configured, else the root's project `default`, where there is one."""
+    found = tree.get("default" if wanted is None else wanted)
+    return found.path if found is not None and found.kind is Kind.PROJECT else None
 
 
 def _join(above: NamespacePath, segment: str) -> NamespacePath:

@@ -124,7 +124,7 @@ def root_policy(own: OwnPolicy) -> Policy:
 def inherit(above: Policy, own: OwnPolicy, namespace: str) -> Policy:
     """What holds at `namespace`: `above` is the effective policy of its parent, `own` what it says itself.
 
-    Keys locked above are ignored here; `forbidden_keys` reports them, and nothing starts with such a file.
+    Keys locked above are ignored here; `config.checks` reports them, and nothing starts with such a file.
     """
     own_keys = frozenset(own.standing()) - above.locked.keys()
     forward, forward_rule = above.forward, above.forward_rule
@@ -143,8 +143,3 @@ def inherit(above: Policy, own: OwnPolicy, namespace: str) -> Policy:
         deny = RuleSet.of((*deny.rules, *own.deny))
     locked = {**above.locked, **{key: namespace for key in own.lock if key not in above.locked}}
     return Policy(forward, forward_rule, upstreams, upstreams_rule, allow, deny, locked)
-
-
-def forbidden_keys(above: Policy, own: OwnPolicy) -> tuple[tuple[str, str], ...]:
-    """Keys that stand in `own` though a group above locked them: pairs of key and that group's path."""
-    return tuple((key, above.locked[key]) for key in own.standing() if key in above.locked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 
@@ -29,8 +29,8 @@ class UpstreamSettings:
     file_hosts: tuple[str, ...] = ()
     private_network: bool = False
     username: str | None = None
-    password: str | None = None
-    proxy: str | None = None
+    password: str | None = field(default=None, repr=False)
+    proxy: str | None = field(default=None, repr=False)  # its address may hold a password
     ca_file: str | None = None
     connect_timeout: timedelta = timedelta(seconds=5)
     read_timeout: timedelta = timedelta(seconds=30)

@@ -163,8 +163,7 @@ class Publisher:
                 filename = part.filename
                 await self._store(part, incoming)
             elif name == "gpg_signature":
-                while await part.read():
-                    pass
+                await self._text(name, part)
             elif part.filename is not None:
                 raise InvalidForm(f"the field {name[:60]!a} must be text, not a file")
             else:

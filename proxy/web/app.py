@@ -13,6 +13,7 @@ import time
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from proxy.domain.access import Sight
 from proxy.domain.addresses import (
     Address,
     Base,
@@ -22,6 +23,7 @@ from proxy.domain.addresses import (
     Home,
     LegacyUpload,
     NameList,
+    Place,
     ProjectPage,
     Ready,
     Redirect,
@@ -29,7 +31,7 @@ from proxy.domain.addresses import (
     parse,
     split_target,
 )
-from proxy.domain.namespaces import Kind, Namespace
+from proxy.domain.namespaces import ROOT, Kind, Namespace
 from proxy.errors import NoSuchNamespace, OverlayError
 from proxy.index.instance import Instance
 from proxy.observe.logs import Logger, new_request_id
@@ -92,8 +94,13 @@ async def _answer(
                 address.place.path, address.place.namespace, callers.sight(await callers.identify(request))
             )
             return simple.redirect(address.location)
-        case _:
+        case _ if reads:
             return await _nothing_here(request, address, instance, callers)
+        case _:
+            try:
+                return await _nothing_here(request, address, instance, callers)
+            finally:
+                await upload.read_on(request, instance)
 
 
 async def _nothing_here(
@@ -101,23 +108,24 @@ async def _nothing_here(
 ) -> web.Response:
     """404 or 405, told only to those who may ask the namespace at all (contract 5)."""
     sight = callers.sight(await callers.identify(request))
-    place = getattr(address, "place", None)
+    reads = request.method in _READS
+    root = Place(ROOT, instance.snapshot.tree.root)
+    place = root if isinstance(address, Home) else getattr(address, "place", None)
     if place is None:
         allowed = "POST" if isinstance(address, LegacyUpload) else "GET, HEAD"
         return problems.plain(request, 405, f"this address takes {allowed}", {"Allow": allowed})
     found = instance.index.reach(place.path, place.namespace, sight)
-    reads = request.method in _READS
     if isinstance(address, Base) and found.kind is Kind.PROJECT:
         message = f"{found.path} takes uploads here; its index is below simple/"
         return problems.plain(request, 405, message, {"Allow": "POST"})
     if not reads and not isinstance(address, Unknown):
-        return problems.plain(request, 405, _where_to_publish(found, instance), {"Allow": "GET, HEAD"})
+        return problems.plain(request, 405, _where_to_publish(found, instance, sight), {"Allow": "GET, HEAD"})
     raise NoSuchNamespace(f"there is nothing at {redact(split_target(request.raw_path)[0])[:200]!a}")
 
 
-def _where_to_publish(found: Namespace, instance: Instance) -> str:
+def _where_to_publish(found: Namespace, instance: Instance, sight: Sight) -> str:
     if found.kind is Kind.GROUP:
-        return upload.not_a_project(found, instance)
+        return upload.not_a_project(found, instance, sight)
     return f"this address is for reading; publish to /{found.path}/"
 
 
@@ -133,7 +141,8 @@ def _translated(logger: Logger) -> Middleware:
             _break_off_if_begun(request, error)
             return problems.answer_error(request, error, is_api=is_api)
         except web.HTTPException as error:
-            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            refused = isinstance(error, web.HTTPMethodNotAllowed)
+            headers = {"Allow": ", ".join(sorted(error.allowed_methods))} if refused else {}
             return problems.plain(request, error.status, error.text or error.reason, headers, is_api=is_api)
         except (ConnectionError, asyncio.CancelledError):
             raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from http import HTTPStatus
 
 from aiohttp import web
@@ -58,26 +59,25 @@ def reason_phrase(text: str) -> str:
     return re.sub(r"[^ -~]+", " ", text)[:300].strip()
 
 
-def decision_header(decision: Decision, word: Word | None = None) -> str:
+def decision_header(decision: Decision) -> str:
     """The decision as an RFC 8941 item: its word and, where there is one, the rule."""
-    item = str(word or decision.word)
+    item = str(decision.word)
     if decision.rule is None:
         return item
     quoted = reason_phrase(decision.rule).replace("\\", "\\\\").replace('"', '\\"')
     return f'{item};rule="{quoted}"'
 
 
-def decided(decision: Decision, word: Word | None = None, cache: str = "") -> dict[str, str]:
+def decided(decision: Decision, cache: str = "") -> dict[str, str]:
     """The headers that every page and file answer carries (contract 2): the decision, and what the cache did.
 
     Args:
-        word: in place of the decision's own.
         cache: parameters for `Cache-Status` (RFC 9211); without them it says that the decision settled it.
     """
-    shown = word or decision.word
     if not cache:
-        cache = {Word.PRIVATE: "hit; ", Word.UNAVAILABLE: "fwd=miss; "}.get(shown, "") + f"detail={shown}"
-    return {DECISION: decision_header(decision, word), "Cache-Status": f"pypi-overlay; {cache}"}
+        before = {Word.PRIVATE: "hit; ", Word.UNAVAILABLE: "fwd=miss; "}.get(decision.word, "")
+        cache = f"{before}detail={decision.word}"
+    return {DECISION: decision_header(decision), "Cache-Status": f"pypi-overlay; {cache}"}
 
 
 def refusal_of_page(request: web.Request, decision: Decision) -> web.Response:
@@ -98,14 +98,9 @@ def refusal_of_file(
         NotAuthenticated: as `refusal_of_page`.
     """
     if withheld is not None:
-        return _policy(
-            request,
-            403,
-            Word.WITHHELD,
-            decided(decision, Word.WITHHELD),
-            withheld.reason,
-            withheld.rule,
-        )
+        decision = replace(decision, word=Word.WITHHELD, rule=withheld.rule, reason=withheld.reason)
+        request["decision"] = decision
+        return _policy(request, 403, decision)
     if decision.word in _FILE_STATUS or decision.word is Word.UNAVAILABLE:
         return _refusal(request, decision, _FILE_STATUS)
     return plain(request, 404, f"no file {filename} at this address", decided(decision))
@@ -122,31 +117,31 @@ def _refusal(request: web.Request, decision: Decision, statuses: dict[Word, int]
     status = statuses[decision.word]
     if status == 404:
         return plain(request, status, decision.reason, headers)
-    return _policy(request, status, decision.word, headers, decision.reason, decision.rule)
+    return _policy(request, status, decision)
 
 
-def _policy(
-    request: web.Request, status: int, word: Word, headers: dict[str, str], reason: str, rule: str | None
-) -> web.Response:
+def _policy(request: web.Request, status: int, decision: Decision) -> web.Response:
     body = {
         "type": "about:blank",
-        "title": _TITLES[word],
+        "title": _TITLES[decision.word],
         "status": status,
-        "detail": reason,
-        "decision": str(word),
-        "rule": rule,
+        "detail": decision.reason,
+        "decision": str(decision.word),
+        "rule": decision.rule,
         "until": None,
     }
-    return _response(request, status, reason, body, "application/problem+json", headers)
+    return _response(request, status, decision.reason, body, "application/problem+json", decided(decision))
 
 
 def answer_error(request: web.Request, error: errors.OverlayError, *, is_api: bool = False) -> web.Response:
     """The answer to an exception of this package; `is_api`: always JSON."""
     status = status_of(error)
     headers = {}
-    decision = request.get("decision")
+    decision: Decision | None = request.get("decision")
     if decision is not None and isinstance(error, errors.UpstreamError):
-        headers = decided(decision, Word.UNAVAILABLE)
+        # Its page is known, the file cannot be had now.
+        decision = request["decision"] = replace(decision, word=Word.UNAVAILABLE, rule=None)
+        headers = decided(decision)
     elif decision is not None and isinstance(error, errors.NotFound):
         headers = decided(decision)
     if status == 401:

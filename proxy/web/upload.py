@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from aiohttp import BodyPartReader, web
 
-from proxy.domain.access import Action, Caller, may
+from proxy.domain.access import Action, Caller, Sight, may
 from proxy.domain.addresses import Base, LegacyUpload, short_base
 from proxy.domain.namespaces import Kind, Namespace
 from proxy.errors import (
@@ -41,9 +41,8 @@ async def upload(
     except DiskFull:
         # Nothing that still comes has anywhere to go; reading on would only take longer.
         raise
-    except OverlayError:
-        # Clients read no answer before they have sent all.
-        await _read_on(request, instance.snapshot.limits.upload_idle_timeout)
+    except (OverlayError, web.HTTPException):
+        await read_on(request, instance)
         raise
 
 
@@ -109,7 +108,7 @@ def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, c
         raise NotAuthenticated("publishing needs credentials")
     project = instance.index.reach(path, namespace, sight)
     if project.kind is Kind.GROUP:
-        raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"], text=not_a_project(project, instance))
+        raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"], text=not_a_project(project, instance, sight))
     if not may(caller, Action.READ, project, tree):
         raise NoSuchNamespace(f"there is no group or project {path[:200]!a}")
     raise NotPermitted(
@@ -118,10 +117,11 @@ def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, c
     )
 
 
-def not_a_project(group: Namespace, instance: Instance) -> str:
-    """What a POST to a group is told."""
-    projects = instance.snapshot.tree.projects(group)
-    example = projects[0].path if projects else f"{short_base(group).lstrip('/')}/widgets".lstrip("/")
+def not_a_project(group: Namespace, instance: Instance, sight: Sight) -> str:
+    """What a POST to a group is told; names no project but those that the caller can read."""
+    projects = (project.path for project in instance.snapshot.tree.projects(group))
+    seen = next((path for path in projects if path in sight.readable), None)
+    example = seen or f"{short_base(group)}/widgets".lstrip("/")
     return f"{group.title} is a group; publish to a project such as {example}"
 
 
@@ -177,8 +177,9 @@ def _readable() -> Iterator[None]:
         raise InvalidForm("the body is not a well-formed multipart form") from error
 
 
-async def _read_on(request: web.Request, idle: timedelta) -> None:
-    """Read and drop what still comes."""
+async def read_on(request: web.Request, instance: Instance) -> None:
+    """Read and drop what still comes of a refused body: clients read no answer before they have sent all."""
+    idle = instance.snapshot.limits.upload_idle_timeout
     with contextlib.suppress(TimeoutError, ConnectionError, ValueError, RuntimeError):
         async with asyncio.timeout(_READ_ON.total_seconds()):
             while True:

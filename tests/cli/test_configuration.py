@@ -84,8 +84,8 @@ def test_data_that_cannot_be_looked_at_is_a_warning(site: Site) -> None:
 
 
 def test_a_pattern_that_covers_the_names_of_others_is_a_warning(site: Site) -> None:
-    site.publish("globex/things", "acme-tools-1.0-py3-none-any.whl")
-    site.publish("acme/widgets", "acme-core-1.0-py3-none-any.whl")
+    site.publish("globex/things", "acme_tools-1.0-py3-none-any.whl")
+    site.publish("acme/widgets", "acme_core-1.0-py3-none-any.whl")
     status, found = check(site)
     assert status == 0
     assert [warning["message"] for warning in found["warnings"]] == [
@@ -116,16 +116,21 @@ def test_a_pattern_that_covers_the_names_of_others_is_a_warning(site: Site) -> N
             [],  # the instance's claim and the tenant's are two
         ),
         (
-            "policy: {allow: ['good*'], deny: [gooder]}\n"
-            "groups: {acme: {policy: {allow: [goods, bad, gooder, 'any*']}}}\n",
+            (
+                "policy: {allow: ['good*'], deny: [gooder]}\n"
+                "groups: {acme: {policy: {allow: [goods, bad, gooder, 'any*']}}}\n"
+            ),
             [
-                "2: groups.acme.policy.allow.1: bad has no effect: a group above does not allow it",
+                "2: groups.acme.policy.allow.1: bad has no effect: the root does not allow it",
                 "2: groups.acme.policy.allow.2: gooder has no effect: the root denies gooder",
             ],
         ),
         (
-            "groups:\n  acme:\n    visibility: internal\n    projects:\n      open: {visibility: public}\n"
-            "    groups:\n      inner: {visibility: private}\n",
+            (
+                "groups:\n  acme:\n    visibility: internal\n"
+                "    projects:\n      open: {visibility: public}\n"
+                "    groups:\n      inner: {visibility: private}\n"
+            ),
             [
                 "5: groups.acme.projects.open.visibility: acme/open is internal, not public: a group above narrows it"
             ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from proxy.index.instance import Instance
 from tests.cli.conftest import CONFIG, Site
 
-WHEEL = "widgets-1.0-py3-none-any.whl"
+WHEEL, TOOLS = "widgets-1.0-py3-none-any.whl", "tools-1.0-py3-none-any.whl"
 WITHOUT_GLOBEX = {**CONFIG, "groups": {"acme": CONFIG["groups"]["acme"]}}
 
 
@@ -16,7 +17,7 @@ def listed(site: Site) -> dict[str, dict[str, Any]]:
 
 
 def test_every_namespace_is_listed_with_what_lies_at_and_below_it(site: Site) -> None:
-    site.publish("acme/widgets", WHEEL, "tools-1.0-py3-none-any.whl")
+    site.publish("acme/widgets", WHEEL, TOOLS)
     site.run("package", "delete", "acme/widgets", "tools", "--yes")
     found = listed(site)
     assert list(found) == ["/", "default", "acme", "acme/widgets", "acme/sandbox", "globex", "globex/things"]
@@ -53,25 +54,18 @@ def test_dropping_deletes_the_files_and_leaves_the_claims_to_the_instance(site: 
     assert site.audited()[-1] == ("namespace.drop", "owner", "globex", None)
 
 
-def test_dropping_deletes_the_bytes(site: Site) -> None:
-    kept: list[str] = []
+def test_dropping_deletes_the_bytes_that_nothing_else_needs(site: Site) -> None:
+    def store(instance: Instance) -> list[Path]:
+        texts = (f"metadata of {filename}" for filename in (WHEEL, TOOLS))
+        return [Path(instance.layout.object(instance.objects.put_bytes(text.encode()))) for text in texts]
 
-    def store(instance: Instance) -> None:
-        kept.append(instance.objects.put_bytes(b"metadata of nothing else"))
-
-    site.publish("globex/things", WHEEL)
-    site.work(store)
-    from tests.registry.making import digest
-
-    # The rows of the tests name objects by the digest of a text: the metadata's own text is stored here.
-    site.work(lambda instance: instance.objects.put_bytes(f"metadata of {WHEEL}".encode()))
-    wanted = digest(f"metadata of {WHEEL}")
-    path = site.data_dir / "objects" / wanted[:2] / wanted
-    assert path.exists()
+    shared, lonely = site.work(store)
+    site.publish("globex/things", WHEEL, TOOLS)
+    site.publish("acme/widgets", WHEEL)
     site.configure(WITHOUT_GLOBEX)
+    assert (shared.exists(), lonely.exists()) == (True, True)
     site.run("namespace", "drop", "globex", "--yes")
-    assert not path.exists()
-    assert (site.data_dir / "objects" / kept[0][:2] / kept[0]).exists()
+    assert (shared.exists(), lonely.exists()) == (True, False)
 
 
 @pytest.mark.parametrize(

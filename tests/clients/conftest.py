@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def wide(tmp_home: Path) -> Client:
     """Give clients that do not break their lines at 80 columns, do not retry, and know nothing else."""
-    return Client(tmp_home, COLUMNS="1000", UV_HTTP_RETRIES="0", PIP_RETRIES="0")
+    return Client(tmp_home, COLUMNS="300", UV_HTTP_RETRIES="0", PIP_RETRIES="0")
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_what_was_never_asked_for_is_unavailable_and_not_unknown(
 ) -> None:
     """Also the other file of a page that is kept: its bytes never came."""
     _, server, client = gone
-    quick = Client(client.home, UV_HTTP_RETRIES="0", COLUMNS="1000")
+    quick = Client(client.home, UV_HTTP_RETRIES="0", COLUMNS="300")
     done = quick.uv_pip_install(fresh(), index_url(server), "other")
     assert done.returncode != 0
     assert "502" in done.stderr

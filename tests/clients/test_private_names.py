@@ -111,12 +111,31 @@ def test_uv_gets_nothing_from_elsewhere_in_the_tenant_and_shows_why(
     assert installed(tmp_path / "site") == set()
 
 
-def test_a_public_package_that_depends_on_a_private_name_gets_the_private_one(
+@pytest.mark.parametrize("strategy", ["first-index", "unsafe-first-match", "unsafe-best-match"])
+def test_uv_stops_at_the_refusal_also_with_the_public_index_as_a_second_one(
+    site: Site, upstream: FakeUpstream, wide: Client, tmp_path: Path, strategy: str
+) -> None:
+    """A 404 would send it on to the public 99.0."""
+    upstream.add_file("widgets", *make_wheel("widgets", "99.0"))
+    ours_first = ("--extra-index-url", site.index("acme/sandbox"), "--index-strategy", strategy)
+    shown = failed(wide.uv_pip_install(tmp_path / "site", upstream.index_url, "widgets", *ours_first))
+    assert "widgets belongs to acme/widgets" in shown
+    assert installed(tmp_path / "site") == set()
+
+
+def test_two_projects_of_one_owner_with_the_same_name_are_served_together(
     site: Site, wide: Client, tmp_path: Path
 ) -> None:
-    succeeded(wide.pip_install(tmp_path / "p", site.index(""), "innocent"))
-    succeeded(wide.uv_pip_install(tmp_path / "u", site.index(""), "innocent"))
-    assert installed(tmp_path / "p") == installed(tmp_path / "u") == {"innocent-1.0", "widgets-1.0"}
+    token = site.server.deploy_token("acme")
+    for project, version in (("widgets", "1.0"), ("sandbox", "2.0")):
+        wheel = write_wheel(tmp_path, "shared-name", version)
+        succeeded(wide.uv_publish(f"{site.server.url}/acme/{project}/", "__token__", token, wheel))
+    for base, version in (("acme/widgets", "1.0"), ("acme/sandbox", "2.0"), ("acme", "2.0"), ("", "2.0")):
+        target = tmp_path / f"from-{base.replace('/', '-')}"
+        succeeded(wide.uv_pip_install(target, site.index(base), "shared-name"))
+        assert installed(target) == {f"shared_name-{version}"}
+    succeeded(wide.pip_install(tmp_path / "older", site.index("acme"), "shared-name==1.0"))
+    assert installed(tmp_path / "older") == {"shared_name-1.0"}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -181,6 +200,17 @@ def test_pip_installs_with_nothing_but_a_netrc(site: Site, wide: Client, tmp_pat
     write_netrc(wide.home, "127.0.0.1", "reader", site.reader)
     succeeded(wide.pip_install(tmp_path / "site", index_url(site.server, base), "widgets"))
     assert installed(tmp_path / "site") == {"widgets-1.0"}
+
+
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_public_and_private_packages_install_together_with_nothing_but_a_netrc(
+    site: Site, wide: Client, tmp_path: Path, tool: str
+) -> None:
+    """uv asks anonymously first: it is let in for the public page and must still find out about the private one."""
+    write_netrc(wide.home, "127.0.0.1", "reader", site.reader)
+    install = wide.pip_install if tool == "pip" else wide.uv_pip_install
+    succeeded(install(tmp_path / "site", index_url(site.server), "innocent"))
+    assert installed(tmp_path / "site") == {"innocent-1.0", "widgets-1.0"}
 
 
 @pytest.mark.parametrize("base", SHOWING)

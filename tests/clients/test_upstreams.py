@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.clients.talking import failed, fetch, files_below, index_url, succeeded
+from tests.clients.talking import failed, fetch, index_url, links, succeeded
 from tests.support.clients import Client, find_uv, installed
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
@@ -172,6 +174,21 @@ def test_a_yanked_version_is_not_chosen_but_can_be_asked_for(
         assert "breaks everything" in shown
 
 
+def test_a_quarantined_project_fails_also_where_its_files_are_cached(
+    server: OverlayServer, public: FakeUpstream, wide: Client, fresh: Fresh
+) -> None:
+    wheel(public, "malicious", "1.0")
+    succeeded(wide.uv_pip_install(fresh(), index_url(server), "malicious"))
+    (link,) = links(f"{index_url(server)}malicious/")
+    public.change_project("malicious", status="quarantined")
+    wide.forget()
+    target = fresh()
+    failed(wide.uv_pip_install(target, index_url(server), "malicious"))
+    failed(wide.pip_install(target, index_url(server), "malicious"))
+    assert installed(target) == set()
+    assert fetch(link).status in {403, 404}
+
+
 @pytest.mark.parametrize("form", ["json", "html"])
 def test_requires_python_is_honoured(
     server: OverlayServer, public: FakeUpstream, wide: Client, fresh: Fresh, form: str
@@ -261,6 +278,52 @@ def test_an_sdist_is_downloaded_and_built(
     assert installed(target) == {"from_source-1.0", "source_below-2.0"}
 
 
+def test_two_clients_at_once_on_a_cold_cache_cost_one_request_for_each_file(
+    server: OverlayServer, public: FakeUpstream, wide: Client, fresh: Fresh, tmp_path: Path
+) -> None:
+    names = [f"crowd-{number}" for number in range(30)]
+    public.add_project("crowd", [{"make": "wheel", "requires": names}])
+    for name in names:
+        public.add_project(name, [{"make": "wheel", "size": 50_000}])
+    clients = [Client(tmp_path / f"home-{number}") for number in range(2)]
+    targets = [fresh(), fresh()]
+    with ThreadPoolExecutor() as threads:
+        runs = [
+            threads.submit(client.uv_pip_install, target, index_url(server), "crowd")
+            for client, target in zip(clients, targets, strict=True)
+        ]
+    for run, target in zip(runs, targets, strict=True):
+        succeeded(run.result())
+        assert len(installed(target)) == len(names) + 1
+    asked = Counter(r.path for r in public.requests() if r.path.endswith(".whl") and "crowd" in r.path)
+    assert set(asked.values()) == {1}
+    assert len(asked) == len(names) + 1
+
+
+def test_an_upstream_that_asks_for_credentials_gets_them_and_nobody_else_sees_them(
+    upstream: FakeUpstream, wide: Client, tmp_path: Path
+) -> None:
+    upstream.configure(username="us", password="open-sesame")
+    wheel(upstream, "behind-login", "1.0")
+    config = base_config(upstream, username="us", password="${SECRET}")
+    with OverlayServer(config, tmp_path / "server", env={"SECRET": "open-sesame"}) as server:
+        succeeded(wide.pip_install(tmp_path / "site", index_url(server), "behind-login"))
+        page = fetch(f"{index_url(server)}behind-login/").body.decode()
+    assert installed(tmp_path / "site") == {"behind_login-1.0"}
+    assert "open-sesame" not in page + server.log_text()
+
+
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_an_index_url_without_its_slash_at_the_end_works(
+    server: OverlayServer, public: FakeUpstream, wide: Client, fresh: Fresh, tool: str
+) -> None:
+    wheel(public, "slashless", "1.0")
+    install = wide.pip_install if tool == "pip" else wide.uv_pip_install
+    target = fresh()
+    succeeded(install(target, index_url(server).rstrip("/"), "Slashless"))
+    assert installed(target) == {"slashless-1.0"}
+
+
 def test_hashes_in_requirements_hold_through_us(
     server: OverlayServer, public: FakeUpstream, wide: Client, fresh: Fresh, tmp_path: Path
 ) -> None:
@@ -276,4 +339,3 @@ def test_hashes_in_requirements_hold_through_us(
         assert installed(target) == set()
         succeeded(install(target, index_url(server), "-r", str(good), "--require-hashes"))
         assert installed(target) == {"pinned-1.0"}
-    assert files_below(tmp_path) >= {"good.txt"}

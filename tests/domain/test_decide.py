@@ -590,10 +590,11 @@ def test_nobody_upstream_knowing_the_name_makes_it_unknown() -> None:
 
 def test_the_upstream_that_has_it_is_told_and_the_rules_stay() -> None:
     asked = policed("/", "requests")
-    found = asked.as_found("second", "hit")
-    assert replace(found, upstream=None, trail=asked.trail) == asked
+    found = asked.as_found(Name("requests"), "second", "hit")
+    assert (found.word, found.ask, found.rules) == (asked.word, asked.ask, asked.rules)
     assert found.upstream == "second"
-    assert found.trail[-1] == Step("upstream", "pass", "second has it (hit)")
+    assert found.reason == "second has requests"
+    assert found.trail == (*asked.trail, Step("upstream", "pass", "second has it (hit)"))
 
 
 @pytest.mark.parametrize(("said", "told"), [(None, 2), (0, 2), (1, 1), (5, 5), (6, 5), (86400, 5), (-3, 1)])

@@ -72,7 +72,7 @@ class World:
 
 def _owner(config: Mapping[str, Any], path: str) -> str:
     """The tenant that a path lies in, or the instance: the empty text."""
-    top = path.split("/")[0]
+    top = path.partition("/")[0]
     return top if top in config["groups"] else ""
 
 

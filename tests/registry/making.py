@@ -55,10 +55,15 @@ class Clock:
         self.at += timedelta(**by)
 
 
+def text_of(config: Mapping[str, Any], directory: Path | None = None) -> str:
+    """The configuration file of `snapshot_of`."""
+    storage = {} if directory is None else {"storage": {"data_dir": str(directory)}}
+    return yaml.safe_dump({**config, **storage}, sort_keys=False)
+
+
 def snapshot_of(config: Mapping[str, Any], directory: Path | None = None) -> Snapshot:
     """Load and compile a configuration, as `serve` does; data lies in `directory`."""
-    storage = {} if directory is None else {"storage": {"data_dir": str(directory)}}
-    return compile_snapshot(load_bytes(yaml.safe_dump({**config, **storage}).encode(), FILE, {}))
+    return compile_snapshot(load_bytes(text_of(config, directory).encode(), FILE, {}))
 
 
 def tree_of(config: Mapping[str, Any]) -> Tree:
