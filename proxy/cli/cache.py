@@ -10,6 +10,7 @@ from proxy.cli import output
 from proxy.cli.opening import run
 from proxy.cli.options import Branch, Invocation, may_ask, pass_invocation
 from proxy.cli.output import Item
+from proxy.domain.moments import iso
 from proxy.domain.names import parse_name
 from proxy.index.instance import Instance
 
@@ -33,7 +34,7 @@ def stats(invocation: Invocation) -> None:
             "max_bytes": instance.snapshot.cache.max_size,
             "pages": pages,
             "negative": negative,
-            "oldest_use": output.iso(files.oldest_use),
+            "oldest_use": iso(files.oldest_use),
             "damaged": 0,
         }
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import click
-from sqlalchemy import Connection
 
 from proxy.cli import output
 from proxy.cli.opening import run
 from proxy.cli.options import NAMESPACE, Branch, Invocation, may_ask, pass_invocation
 from proxy.cli.output import Item
 from proxy.domain.access import OPERATOR
-from proxy.domain.decide import NameFacts, OwnedKind, owner_at_root
-from proxy.domain.names import Name, parse_name, parse_pattern
-from proxy.domain.namespaces import NamespacePath, Tree
+from proxy.domain.names import Name
+from proxy.domain.namespaces import NamespacePath
 from proxy.domain.policy import Rule
-from proxy.errors import NoSuchName, NoSuchNamespace, StillInUse
 from proxy.index.instance import Instance
-from proxy.registry import packages
-from proxy.storage import audit
-from proxy.storage.database import Change
+from proxy.registry import claims as registry
 
 
 @click.group(cls=Branch)
@@ -44,8 +38,9 @@ def list_all(invocation: Invocation, tenant: NamespacePath | None) -> None:
 
     async def act(instance: Instance) -> list[Item]:
         tree = instance.snapshot.tree
-        wanted = None if tenant is None else find_tenant(tree, tenant)
-        return await instance.registry.read(partial(list_claims, tree=tree, tenant=wanted))
+        wanted = None if tenant is None else registry.find_tenant(tree, tenant)
+        listed = await instance.registry.read(partial(registry.list_claims, tree=tree, tenant=wanted))
+        return [*listed]
 
     output.print_items(
         invocation,
@@ -72,59 +67,6 @@ def _place(item: Item) -> str | None:
             return None
 
 
-def find_tenant(tree: Tree, path: NamespacePath) -> NamespacePath:
-    """The tenant at this path; the root stands for the instance.
-
-    Raises:
-        NoSuchNamespace: there is nothing, or something that is no tenant.
-    """
-    namespace = tree.find(path)
-    owner = tree.owner(namespace.path)
-    if owner != namespace.path:
-        raise NoSuchNamespace(f"{namespace.title} is not a tenant", hint=f"it belongs to {owner or '/'}")
-    return owner
-
-
-def list_claims(connection: Connection, tree: Tree, tenant: NamespacePath | None) -> list[Item]:
-    """Every claim of one tenant, or of all, in the shape of contract 12: names first, then patterns."""
-    facts = packages.all_facts(connection)
-    named: list[tuple[NamespacePath, Item]] = []
-    for claim in packages.claims(connection):
-        owner = tree.owner(claim.project)
-        item = {
-            "tenant": owner or "/",
-            "name": claim.name,
-            "kind": "package" if claim.kind is OwnedKind.FILES else "tombstone",
-            "project": claim.project or "/",
-            "since": output.iso(claim.since),
-            "by": claim.by,
-            "at_root": owner_at_root(claim.name, facts[claim.name], tree) == owner,
-            "origin": None,
-        }
-        named.append((owner, item))
-    for owner, rule in tree.all_reserves():
-        named.append((owner, _reserved(owner, rule, facts, tree)))
-    return [item for owner, item in named if tenant is None or owner == tenant]
-
-
-def _reserved(owner: NamespacePath, rule: Rule, facts: Mapping[Name, NameFacts], tree: Tree) -> Item:
-    origin = rule.origin
-    counts = True  # a pattern counts for every name of it that nobody owned before
-    if "*" not in rule.value:
-        name = Name(rule.value)
-        counts = owner_at_root(name, facts.get(name, NameFacts()), tree) == owner
-    return {
-        "tenant": owner or "/",
-        "pattern": rule.value,
-        "kind": "reserve",
-        "project": None,
-        "since": None,
-        "by": None,
-        "at_root": counts,
-        "origin": None if origin is None else {"file": origin.file, "line": origin.line, "path": origin.path},
-    }
-
-
 @claims.command("release", short_help="Give a tombstoned name free.")
 @click.argument("tenant", type=NAMESPACE)
 @click.argument("name")
@@ -143,12 +85,12 @@ def release(invocation: Invocation, tenant: NamespacePath, name: str, yes: bool)
 
     async def act(instance: Instance) -> tuple[Name, Rule | None]:
         tree = instance.snapshot.tree
-        owner = find_tenant(tree, tenant)
-        if "*" in name:
-            raise _refusal(owner, parse_pattern(name), tree)
-        wanted = parse_name(name)
-        await instance.registry.change(partial(_release, instance=instance, owner=owner, name=wanted))
-        return wanted, tree.reserved(owner, wanted)
+        owner = registry.find_tenant(tree, tenant)
+        give_free = partial(
+            registry.release, tree=tree, owner=owner, wanted=name, who=OPERATOR, now=instance.now()
+        )
+        released = await instance.registry.change(give_free)
+        return released, tree.reserved(owner, released)
 
     released, reserved = run(invocation, act)
     if invocation.json:
@@ -156,45 +98,4 @@ def release(invocation: Invocation, tenant: NamespacePath, name: str, yes: bool)
     elif reserved is None:
         output.tell(f"{released} is no longer claimed by {tenant or 'the instance'}")
     else:
-        output.tell(f"{released} has no tombstone any more, but stays reserved: {_where(reserved)}")
-
-
-def _release(change: Change, *, instance: Instance, owner: NamespacePath, name: Name) -> None:
-    """Take away every tombstone of `name` that counts for `owner`."""
-    tree = instance.snapshot.tree
-    owned = [
-        item for item in packages.facts(change.connection, name).owned if tree.owner(item.project) == owner
-    ]
-    if not owned:
-        raise _refusal(owner, name, tree)
-    for item in owned:
-        packages.release_claim(change, item.project, name)
-        audit.record(
-            change.connection,
-            at=instance.now(),
-            action="claim.release",
-            who=OPERATOR,
-            namespace=item.project,
-            name=name,
-            detail={"since": output.iso(item.since)},
-        )
-
-
-def _refusal(owner: NamespacePath, wanted: str, tree: Tree) -> StillInUse | NoSuchName:
-    """Why there is no tombstone to take away: a pattern of the file, or no claim at all."""
-    for tenant, rule in tree.all_reserves():
-        if tenant == owner and rule.value == wanted:
-            return StillInUse(
-                f"{wanted} is reserved in the configuration: {_where(rule)}", hint="take it out of that list"
-            )
-    covering = None if "*" in wanted else tree.reserved(owner, Name(wanted))
-    if covering is not None:
-        return StillInUse(
-            f"{wanted} is reserved by {covering.value} in the configuration: {_where(covering)}",
-            hint="narrow that pattern, or take it out",
-        )
-    return NoSuchName(f"{owner or 'the instance'} does not claim {wanted}")
-
-
-def _where(rule: Rule) -> str:
-    return f"{rule.origin}: {rule.origin.path}" if rule.origin is not None else rule.text
+        output.tell(f"{released} has no tombstone any more, but stays reserved: {registry.place(reserved)}")

@@ -8,17 +8,14 @@ from __future__ import annotations
 from functools import partial
 
 import click
-from sqlalchemy import Connection
 
 from proxy.cli import output
 from proxy.cli.opening import run
 from proxy.cli.options import NAMESPACE, Branch, Invocation, may_ask, pass_invocation
-from proxy.cli.output import Item
 from proxy.domain.access import OPERATOR
-from proxy.domain.namespaces import Kind, Namespace, NamespacePath, Tree, is_within
+from proxy.domain.namespaces import NamespacePath
 from proxy.index.instance import Instance
 from proxy.registry import namespaces as registry
-from proxy.registry import packages
 from proxy.registry.packages import Removed
 from proxy.storage import audit
 from proxy.storage.database import Change
@@ -38,7 +35,9 @@ def list_all(invocation: Invocation) -> None:
     """
     items = run(
         invocation,
-        lambda instance: instance.registry.read(partial(list_namespaces, tree=instance.snapshot.tree)),
+        lambda instance: instance.registry.read(
+            partial(registry.list_namespaces, tree=instance.snapshot.tree)
+        ),
         settled=False,
     )
     output.print_items(
@@ -55,32 +54,6 @@ def list_all(invocation: Invocation) -> None:
         },
         empty="there are no namespaces",
     )
-
-
-def list_namespaces(connection: Connection, tree: Tree) -> list[Item]:
-    """Every namespace of the file, then those that only the data knows, in the shape of contract 12."""
-    usage = [
-        (path if (found := tree.get(path)) is None else found.path, used)
-        for path, used in packages.usage(connection).items()
-    ]
-
-    def shape(path: NamespacePath, kind: Kind, found: Namespace | None) -> Item:
-        below = [used for at, used in usage if is_within(at, path)]
-        return {
-            "path": path or "/",
-            "kind": str(kind),
-            "id": None if found is None else found.number,
-            "visibility": None if found is None else found.visibility.name.lower(),
-            "packages": sum(held for held, _, _ in below),
-            "claims": sum(claimed for _, claimed, _ in below),
-            "bytes": sum(size for _, _, size in below),
-        }
-
-    gone = [held for held in registry.held(connection) if tree.get(held.path) is None and not held.is_empty]
-    return [
-        *(shape(namespace.path, namespace.kind, namespace) for namespace in tree),
-        *(shape(held.path, held.kind, None) for held in gone),
-    ]
 
 
 @namespaces.command("drop", short_help="Delete what a vanished one holds.")
@@ -100,8 +73,7 @@ def drop(invocation: Invocation, path: NamespacePath, yes: bool) -> None:
 
     async def act(instance: Instance) -> Removed:
         removed = await instance.registry.change(partial(_drop, instance=instance, path=path))
-        # In a transaction of its own: only when the rows are surely gone may the bytes go.
-        await instance.registry.change(partial(_sweep, instance=instance, digests=removed.digests))
+        await instance.publisher.sweep(removed.digests)
         return removed
 
     removed = run(invocation, act, settled=False)
@@ -123,8 +95,3 @@ def _drop(change: Change, *, instance: Instance, path: NamespacePath) -> Removed
         detail={"files": list(removed.filenames)},
     )
     return removed
-
-
-def _sweep(change: Change, *, instance: Instance, digests: tuple[str, ...]) -> None:
-    for digest in packages.unreferenced(change.connection, digests):
-        instance.objects.delete(digest)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import NoReturn, TypeAlias
 
 import click
@@ -113,13 +112,6 @@ def size(number: object) -> str:
 def count(number: int, what: str) -> str:
     """`1 file`, `2 files`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def iso(moment: datetime | None) -> str | None:
-    """A time as JSON shows it: UTC, to the second."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def tell(text: str) -> None:

@@ -17,12 +17,13 @@ import secrets
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import Connection, Row, Select, bindparam, insert, or_, select, update
 
 from proxy.domain.access import Scope
+from proxy.domain.moments import iso
 from proxy.domain.namespaces import Kind, NamespacePath
 from proxy.errors import InvalidForm, NoSuchNamespace, NotFound
 from proxy.observe.redaction import TOKEN_MARK
@@ -279,10 +280,10 @@ def shape(row: TokenRow) -> dict[str, object]:
         "name": row.name,
         "username": row.user if row.kind is TokenKind.PERSONAL else row.username,
         "scopes": [str(scope) for scope in row.scopes],
-        "created_at": _iso(row.created_at),
-        "expires_at": _iso(row.expires_at),
-        "last_used_at": _iso(row.last_used_at),
-        "revoked_at": _iso(row.revoked_at),
+        "created_at": iso(row.created_at),
+        "expires_at": iso(row.expires_at),
+        "last_used_at": iso(row.last_used_at),
+        "revoked_at": iso(row.revoked_at),
     }
 
 
@@ -359,12 +360,6 @@ def _token(row: Row[tuple[object, ...]]) -> TokenRow:
 def _digest(text: str) -> str:
     # What came in a header may hold lone surrogates for bytes that are not UTF-8.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _iso(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _namespace_id(connection: Connection, kind: TokenKind, path: NamespacePath) -> int:

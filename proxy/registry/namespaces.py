@@ -228,3 +228,29 @@ def drop(change: Change, tree: Tree, path: NamespacePath, now: datetime) -> pack
         connection.execute(delete(namespaces).where(namespaces.c.id == found.id))
     change.touch("namespaces")
     return packages.Removed(tuple(filenames), tuple(digests), tombstone=True)
+
+
+def list_namespaces(connection: Connection, tree: Tree) -> list[dict[str, object]]:
+    """Every namespace of the file, then those that only the data knows, in the shape of contract 12."""
+    usage = [
+        (path if (found := tree.get(path)) is None else found.path, used)
+        for path, used in packages.usage(connection).items()
+    ]
+
+    def shape(path: NamespacePath, kind: Kind, found: Namespace | None) -> dict[str, object]:
+        below = [used for at, used in usage if is_within(at, path)]
+        return {
+            "path": path or "/",
+            "kind": str(kind),
+            "id": None if found is None else found.number,
+            "visibility": None if found is None else found.visibility.name.lower(),
+            "packages": sum(with_files for with_files, _, _ in below),
+            "claims": sum(claimed for _, claimed, _ in below),
+            "bytes": sum(size for _, _, size in below),
+        }
+
+    gone = [found for found in held(connection) if tree.get(found.path) is None and not found.is_empty]
+    return [
+        *(shape(namespace.path, namespace.kind, namespace) for namespace in tree),
+        *(shape(found.path, found.kind, None) for found in gone),
+    ]

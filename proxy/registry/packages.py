@@ -15,6 +15,7 @@ from packaging.version import InvalidVersion, Version
 from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
 
 from proxy.domain.decide import NameFacts, Owned, OwnedKind
+from proxy.domain.moments import iso
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Kind, NamespacePath
 from proxy.domain.pages import FileRecord, Page
@@ -466,7 +467,7 @@ def show_package(connection: Connection, project: NamespacePath, name: Name) -> 
                 "filename": row.filename,
                 "sha256": row.sha256,
                 "size": row.size,
-                "uploaded_at": row.uploaded_at.isoformat(),
+                "uploaded_at": iso(row.uploaded_at),
                 "by": row.uploaded_by.get("user") or row.uploaded_by.get("kind"),
             }
         )

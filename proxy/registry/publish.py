@@ -281,13 +281,20 @@ class Publisher:
             return removed
 
         removed = await self._database.change(act)
-        await self._database.change(lambda change: self._sweep(change, removed.digests))
+        await self.sweep(removed.digests)
         return removed
 
-    def _sweep(self, change: Change, digests: tuple[str, ...]) -> None:
-        """Drop objects that nothing refers to; in a transaction of its own, after the rows are surely gone."""
-        for digest in packages.unreferenced(change.connection, digests):
-            self._objects.delete(digest)
+    async def sweep(self, digests: tuple[str, ...]) -> None:
+        """Drop those of `digests` that no file refers to any more.
+
+        In a transaction of its own: only when the rows are surely gone may the bytes go.
+        """
+
+        def act(change: Change) -> None:
+            for digest in packages.unreferenced(change.connection, digests):
+                self._objects.delete(digest)
+
+        await self._database.change(act)
 
 
 def too_large(limit: int) -> TooLarge:

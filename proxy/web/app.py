@@ -141,8 +141,9 @@ def _translated(logger: Logger) -> Middleware:
             _break_off_if_begun(request, error)
             return problems.answer_error(request, error, is_api=is_api)
         except web.HTTPException as error:
-            refused = isinstance(error, web.HTTPMethodNotAllowed)
-            headers = {"Allow": ", ".join(sorted(error.allowed_methods))} if refused else {}
+            headers = {}
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                headers["Allow"] = ", ".join(sorted(error.allowed_methods))
             return problems.plain(request, error.status, error.text or error.reason, headers, is_api=is_api)
         except (ConnectionError, asyncio.CancelledError):
             raise
@@ -180,6 +181,12 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
             response = await handler(request)
             status, sent = response.status, response.body_length if response.prepared else _length(response)
             return response
+        except ConnectionError:
+            # The client is gone, or its answer was broken off. What is returned goes nowhere; an exception would
+            # stand in the log as an error of ours.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=status)
         finally:
             decision = request.get("decision")
             caller = request.get("caller")

@@ -1,0 +1,514 @@
+"""One serving process as a person starts it: sockets, TLS, signals, log, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from proxy.observe.redaction import TOKEN_MARK
+from tests.server.conftest import LONELY, PRESET, Start, Unconfigured, await_log
+from tests.support.clients import Client, installed
+from tests.support.server import OverlayServer, ServerFailed
+from tests.support.waiting import free_port, wait_until
+from tests.support.wheels import make_wheel
+from tests.web.forms import FORM_TYPE, upload
+from tests.web.wire import Wire
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over the socket at a path."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("unix")
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+
+
+def get_by_unix(path: Path, target: str = "/healthz", **headers: str) -> tuple[int, bytes]:
+    connection = UnixConnection(path)
+    try:
+        connection.request("GET", target, headers={key.replace("_", "-"): it for key, it in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def short_path(tmp_path: Path) -> Path:
+    """A path for a socket: the system allows some hundred characters."""
+    path = tmp_path / "s"
+    return path if len(str(path)) < 100 else Path(os.path.relpath(path))
+
+
+def test_it_listens_on_tcp_and_says_where(lonely: Start) -> None:
+    server = lonely()
+    assert Wire(server.url).get("/healthz").body == b"ok\n"
+    assert Wire(server.url).get("/readyz").status == 200
+    assert f"listening on {server.url}" in server.log_text()
+
+
+def test_the_address_of_the_configuration_counts_unless_listen_is_given(tmp_path: Path) -> None:
+    port = free_port()
+    server = Unconfigured(
+        tmp_path, file=json.dumps({**LONELY, "server": {"listen": f"127.0.0.1:{port}"}}), listen="unused"
+    )
+    command = server._command("serve")
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=server._env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, b"")
+            assert any(f"listening on http://127.0.0.1:{port} ".encode() in line for line in lines)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_order_when_it_is_asked_to(lonely: Start, number: signal.Signals) -> None:
+    server = lonely()
+    process = server._process
+    assert process is not None
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert server.log_text().splitlines()[-1].split(" ", 2)[2] == "stopped"
+    assert not (server.data_dir / "run" / "serve.pid").exists()
+
+
+def test_a_taken_port_is_told_in_a_sentence(lonely: Start, tmp_path: Path) -> None:
+    first = lonely()
+    taken = first.url.partition("://")[2]
+    with pytest.raises(ServerFailed) as caught:
+        lonely(listen=taken)
+    assert caught.value.returncode == 1
+    assert f"cannot listen on {taken}: " in caught.value.log
+    assert "is the port taken?" in caught.value.log
+    assert "Traceback" not in caught.value.log
+    assert Wire(first.url).get("/healthz").status == 200
+
+
+def test_after_a_refused_start_the_data_directory_is_free(lonely: Start, tmp_path: Path) -> None:
+    first = lonely()
+    directory = tmp_path / "second"
+    with pytest.raises(ServerFailed):
+        lonely(listen=first.url.partition("://")[2], directory=directory)
+    second = lonely(directory=directory)
+    assert Wire(second.url).get("/readyz").status == 200
+
+
+def test_it_listens_on_a_unix_socket(lonely: Start, short_path: Path) -> None:
+    lonely(listen=f"unix:{short_path}")
+    assert get_by_unix(short_path) == (200, b"ok\n")
+
+
+def test_the_socket_of_a_killed_server_is_replaced(lonely: Start, short_path: Path) -> None:
+    server = lonely(listen=f"unix:{short_path}")
+    server.kill()
+    assert short_path.is_socket()
+    server.start()
+    assert get_by_unix(short_path) == (200, b"ok\n")
+
+
+def test_the_socket_of_a_living_server_is_not_taken_away(lonely: Start, short_path: Path) -> None:
+    """Another server with another data directory; its lock says nothing about this one's socket."""
+    lonely(listen=f"unix:{short_path}")
+    with pytest.raises(ServerFailed) as caught:
+        lonely(listen=f"unix:{short_path}")
+    assert f"cannot listen on unix:{short_path}" in caught.value.log
+    assert get_by_unix(short_path) == (200, b"ok\n")
+
+
+def test_a_file_that_is_no_socket_is_left_alone(lonely: Start, short_path: Path) -> None:
+    short_path.write_text("precious")
+    with pytest.raises(ServerFailed) as caught:
+        lonely(listen=f"unix:{short_path}")
+    assert caught.value.returncode == 1
+    assert f"cannot listen on unix:{short_path}" in caught.value.log
+    assert "Traceback" not in caught.value.log
+    assert short_path.read_text() == "precious"
+
+
+def test_a_data_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = {**LONELY, "storage": {"data_dir": str(tmp_path / "file" / "data")}}
+    with pytest.raises(ServerFailed) as caught:
+        OverlayServer(config, tmp_path / "server").start()
+    assert caught.value.returncode == 1
+    assert "the data directory cannot be used" in caught.value.log
+    assert "check storage.data_dir" in caught.value.log
+    assert "Traceback" not in caught.value.log
+
+
+class Tls:
+    """A certificate for 127.0.0.1, the files that `server.tls` names, and a client that trusts it."""
+
+    def __init__(self, directory: Path) -> None:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1")
+        self.chain, self.key, self.authority = (directory / name for name in ("chain", "key", "ca"))
+        for pem in certificate.cert_chain_pems:
+            with self.chain.open("ab") as chain:
+                chain.write(pem.bytes())
+        self.key.write_bytes(certificate.private_key_pem.bytes())
+        self.authority.write_bytes(authority.cert_pem.bytes())
+        self.context = ssl.create_default_context(cafile=str(self.authority))
+
+    def settings(self, **other: Path) -> dict[str, Any]:
+        files = {"certificate": self.chain, "key": self.key, **other}
+        return {"server": {"tls": {name: str(path) for name, path in files.items()}}}
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    return Tls(tmp_path)
+
+
+def test_it_speaks_tls(lonely: Start, tls: Tls) -> None:
+    server = lonely(tls.settings())
+    assert server.url.startswith("https://")
+    with urllib.request.urlopen(server.url + "/healthz", context=tls.context, timeout=10) as answer:
+        assert answer.read() == b"ok\n"
+    with urllib.request.urlopen(server.url + "/", context=tls.context, timeout=10) as answer:
+        assert f"{server.url}/simple/".encode() in answer.read()
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        Wire(server.url.replace("https", "http")).get("/healthz")
+    with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+        urllib.request.urlopen(server.url + "/healthz", timeout=10)
+
+
+def test_pip_installs_over_tls(lonely: Start, tls: Tls, client: Client, tmp_path: Path) -> None:
+    server = lonely({**tls.settings(), "projects": {"default": {}}}, env={"PYPI_OVERLAY_OWNER_TOKEN": PRESET})
+    filename, content = make_wheel("gears", "1.0")
+    request = urllib.request.Request(
+        server.url + "/legacy/",
+        data=upload(filename, content),
+        headers={**FORM_TYPE, "Authorization": f"Bearer {PRESET}"},
+    )
+    with urllib.request.urlopen(request, context=tls.context, timeout=10) as answer:
+        assert answer.status == 201
+    target = tmp_path / "site"
+    done = client.pip_install(target, server.url + "/simple/", "--cert", str(tls.authority), "gears")
+    assert done.returncode == 0, done.stderr
+    assert installed(target) == {"gears-1.0"}
+
+
+@pytest.mark.parametrize("wrong", ["certificate", "key", "both"])
+def test_a_certificate_that_cannot_be_used_is_told(
+    lonely: Start, tls: Tls, tmp_path: Path, wrong: str
+) -> None:
+    if wrong == "both":
+        other = trustme.CA().issue_cert("127.0.0.1")
+        bad = tmp_path / "other-key"
+        bad.write_bytes(other.private_key_pem.bytes())
+        settings = tls.settings(key=bad)
+    else:
+        settings = tls.settings(**{wrong: tmp_path / "missing"})
+    with pytest.raises(ServerFailed) as caught:
+        lonely(settings)
+    assert caught.value.returncode == 1
+    assert "server.tls: cannot be used: " in caught.value.log
+    assert "Traceback" not in caught.value.log
+
+
+def whoami(server: OverlayServer, token: str) -> int:
+    """What asking for something that takes an owner answers."""
+    return Wire(server.url).get("/api/v1/explain?name=gears&as=anonymous", token=token).status
+
+
+def test_the_first_start_writes_an_owner_token_once(lonely: Start) -> None:
+    server = lonely()
+    file = server.data_dir / "owner-token"
+    token = file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert token.startswith(TOKEN_MARK)
+    assert token.endswith("\n")
+    assert f"The owner token is in {file}" in server.log_text()
+    assert token.strip() not in server.log_text()
+    assert whoami(server, token.strip()) == 200
+    begin = len(server.log_text())
+    server.restart()
+    assert file.read_text() == token
+    assert "owner token" not in server.log_text(begin)
+    assert whoami(server, token.strip()) == 200
+
+
+def test_an_owner_token_that_was_deleted_or_revoked_is_not_made_again(lonely: Start) -> None:
+    server = lonely()
+    file = server.data_dir / "owner-token"
+    token = file.read_text().strip()
+    file.unlink()
+    server.restart()
+    assert not file.exists()
+    assert whoami(server, token) == 200
+    [shown] = [item for item in server.json("token", "list")["items"] if item["kind"] == "owner"]
+    assert server.run("token", "revoke", str(shown["id"]), "--yes").returncode == 0
+    assert whoami(server, token) == 401
+    server.restart()
+    assert not file.exists()
+    assert whoami(server, token) == 401
+
+
+def test_a_preset_owner_token_works_and_stands_nowhere(tmp_path: Path) -> None:
+    with OverlayServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": PRESET}) as server:
+        assert whoami(server, PRESET) == 200
+        assert whoami(server, PRESET + "x") == 401
+        assert not (server.data_dir / "owner-token").exists()
+        assert PRESET not in server.log_text()
+        assert not any(
+            PRESET.encode() in path.read_bytes() for path in server.data_dir.rglob("*") if path.is_file()
+        )
+
+
+def test_a_changed_preset_ends_the_old_one(tmp_path: Path) -> None:
+    with OverlayServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": PRESET}) as server:
+        assert whoami(server, PRESET) == 200
+    other = PRESET + "-changed"
+    with OverlayServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": other}) as server:
+        assert whoami(server, other) == 200
+        assert whoami(server, PRESET) == 401
+    with OverlayServer(LONELY, tmp_path) as server:
+        assert whoami(server, other) == 200
+        assert not (server.data_dir / "owner-token").exists()
+
+
+def test_a_preset_that_is_too_short_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ServerFailed) as caught:
+        OverlayServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": "hunter2"}).start()
+    assert caught.value.returncode == 1
+    assert "hunter2" not in caught.value.log
+    assert "Traceback" not in caught.value.log
+
+
+def test_without_a_configuration_file_it_takes_uploads_for_the_default_project(tmp_path: Path) -> None:
+    with Unconfigured(tmp_path / "empty") as server:
+        assert server.data_dir.is_dir()
+        filename, content = make_wheel("gears", "1.0")
+        wire, token = Wire(server.url), server.owner_token()
+        done = wire.send("POST", "/legacy/", token=token, headers=FORM_TYPE, body=upload(filename, content))
+        assert (done.status, done.json["project"]) == (201, "default")
+        for index in ("", "/default"):
+            assert filename in wire.get(f"{index}/simple/gears/").text
+        assert "gears" in wire.get("/simple/").text
+        explained = server.json("explain", "/", "gears")
+        assert (explained["decision"], explained["tenant"]) == ("private", "/")
+
+
+def test_the_configuration_file_is_the_named_one_then_the_environments_then_that_of_the_directory(
+    tmp_path: Path,
+) -> None:
+    def text(group: str) -> str:
+        return json.dumps({**LONELY, "groups": {group: {"visibility": "public", "projects": {"p": {}}}}})
+
+    there = tmp_path / "there.yaml"
+    there.write_text(text("environment"))
+    named = tmp_path / "named.yaml"
+    named.write_text(text("named"))
+
+    def group_of(**options: Any) -> str:
+        with Unconfigured(tmp_path / "here", file=text("directory"), **options) as server:
+            wire = Wire(server.url)
+            groups = ("directory", "environment", "named")
+            [found] = [group for group in groups if wire.get(f"/{group}/simple/").status == 200]
+            return found
+
+    assert group_of() == "directory"
+    assert group_of(env={"PYPI_OVERLAY_CONFIG": str(there)}) == "environment"
+    by_name = ("--config", str(named))
+    assert group_of(env={"PYPI_OVERLAY_CONFIG": str(there)}, arguments=by_name) == "named"
+
+
+def test_a_faulty_configuration_is_told_whole_and_nothing_starts(tmp_path: Path) -> None:
+    config = {**LONELY, "groups": {"acme": {"policy": {"forward": "maybe"}}, "simple": {}}, "nonsense": 1}
+    server = OverlayServer(config, tmp_path)
+    with pytest.raises(ServerFailed) as caught:
+        server.start()
+    assert caught.value.returncode == 1
+    for path in ("groups.acme.policy.forward", "groups.simple", "nonsense"):
+        assert path in caught.value.log
+    assert not server.data_dir.exists()
+
+
+def test_a_namespace_that_holds_something_may_not_vanish_from_the_file(tmp_path: Path) -> None:
+    groups = {"acme": {"visibility": "public", "projects": {"widgets": {}}}}
+    env = {"PYPI_OVERLAY_OWNER_TOKEN": PRESET}
+    filename, content = make_wheel("gears", "1.0")
+    with OverlayServer({**LONELY, "groups": groups}, tmp_path, env=env) as server:
+        body = upload(filename, content)
+        done = Wire(server.url).send("POST", "/acme/widgets", token=PRESET, headers=FORM_TYPE, body=body)
+        assert done.status == 201
+        lock_file = f"/acme/widgets/files/{done.json['sha256']}/{filename}"
+        server.stop()
+
+        server.configure(LONELY)
+        with pytest.raises(ServerFailed) as caught:
+            server.start()
+        assert caught.value.returncode == 1
+        assert "groups.acme is gone but holds 1 package: " in caught.value.log
+        assert "pypi-overlay namespace drop acme" in caught.value.log
+
+        # With an alias it moves along, and addresses as in lock files stay valid in every spelling.
+        server.configure({**LONELY, "groups": {"apex": {**groups["acme"], "aliases": ["acme"]}}})
+        server.start()
+        wire = Wire(server.url)
+        for path in (lock_file, lock_file.replace("acme", "apex"), lock_file.replace("/acme/widgets", "")):
+            assert wire.get(path).body == content
+        for index in ("/acme", "/apex", "/acme/widgets", "/api/v4/projects/acme%2Fwidgets/packages/pypi"):
+            assert filename in wire.get(f"{index}/simple/gears/").text
+        second = upload(*make_wheel("gears", "2.0"))
+        assert wire.send("POST", "/acme/widgets", token=PRESET, headers=FORM_TYPE, body=second).status == 201
+        server.stop()
+
+        # Dropped, the name is claimed everywhere until the instance releases it.
+        server.configure({**LONELY, "groups": {"globex": {"visibility": "public", "projects": {"w": {}}}}})
+        assert server.run("namespace", "drop", "apex", "--yes").returncode == 0
+        server.start()
+        wire = Wire(server.url)
+        assert wire.get("/simple/gears/").status == 451
+        assert wire.get("/globex/simple/gears/").status == 451
+        assert wire.get(lock_file.replace("/acme/widgets", "")).status == 403
+        assert server.run("claim", "release", "/", "gears", "--yes").returncode == 0
+        assert wire.get("/simple/gears/").status == 404
+        assert wire.get("/globex/simple/gears/").status == 404
+
+
+def logged(server: OverlayServer, **headers: str) -> dict[str, Any]:
+    """Send a request with a path of its own; return its record in a log of JSON lines."""
+    answer = Wire(server.url).get(
+        "/healthz", headers={key.replace("_", "-"): value for key, value in headers.items()}
+    )
+    found: dict[str, Any] = json.loads(await_log(server, answer["X-Request-Id"] or "no id"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "client"),
+    [
+        ([], "198.51.100.7", "127.0.0.1"),
+        (["127.0.0.1"], "198.51.100.7", "198.51.100.7"),
+        (["127.0.0.0/8"], "203.0.113.9, 198.51.100.7", "198.51.100.7"),
+        (["127.0.0.0/8", "198.51.100.0/24"], "203.0.113.9, 198.51.100.7", "203.0.113.9"),
+        (["127.0.0.0/8"], "2001:db8::7", "2001:db8::7"),
+        (["127.0.0.0/8"], "evil\\nclient=x", "127.0.0.1"),
+        (["127.0.0.0/8"], "203.0.113.9, nonsense, 198.51.100.7", "198.51.100.7"),
+        (["127.0.0.0/8"], "", "127.0.0.1"),
+        (["198.51.100.0/24"], "203.0.113.9", "127.0.0.1"),
+    ],
+)
+def test_the_log_names_the_client_that_trusted_proxies_name(
+    trusting: dict[str, OverlayServer], lonely: Start, trusted: list[str], forwarded: str, client: str
+) -> None:
+    key = json.dumps(trusted)
+    record = logged(trusting[key], X_Forwarded_For=forwarded)
+    assert record["client"] == client
+
+
+@pytest.fixture(scope="module")
+def trusting(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Servers by what they trust, each started once."""
+
+    class Servers(dict[str, OverlayServer]):
+        def __missing__(self, key: str) -> OverlayServer:
+            config = {**LONELY, "server": {"trusted_proxies": json.loads(key)}, "log": {"format": "json"}}
+            self[key] = server = OverlayServer(config, tmp_path_factory.mktemp("trusting"))
+            server.start()
+            return server
+
+    servers = Servers()
+    yield servers
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.mark.parametrize(("trusted", "client"), [([], ""), (["127.0.0.1"], "198.51.100.7")])
+def test_behind_a_unix_socket_the_proxy_is_believed_where_any_is_trusted(
+    lonely: Start, short_path: Path, trusted: list[str], client: str
+) -> None:
+    config = {"server": {"trusted_proxies": trusted}, "log": {"format": "json"}}
+    server = lonely(config, listen=f"unix:{short_path}")
+    assert get_by_unix(short_path, X_Forwarded_For="198.51.100.7")[0] == 200
+    assert json.loads(await_log(server, '"path":"/healthz"'))["client"] == client
+
+
+def test_every_line_of_a_json_log_is_a_record(lonely: Start) -> None:
+    server = lonely({"log": {"format": "json"}})
+    wire = Wire(server.url)
+    wire.get("/simple/gears/")
+    wire.get("/simple/%00%0a\\x/")
+    server.stop()
+    records = [json.loads(line) for line in server.log_text().splitlines()]
+    assert all({"time", "level", "event"} <= set(record) for record in records)
+    events = [record["event"] for record in records]
+    assert events.count("request") == 2
+    assert events[-1] == "stopped"
+    assert any(str(server.data_dir / "owner-token") in json.dumps(record) for record in records)
+
+
+def test_a_text_log_has_a_line_for_each_request(lonely: Start) -> None:
+    server = lonely()
+    answer = Wire(server.url).get("/simple/gears/")
+    line = await_log(server, answer["X-Request-Id"] or "no id")
+    assert " info request " in line
+    for part in ("method=GET", "path=/simple/gears/", "status=404", "decision=not-forwarded"):
+        assert part in line
+
+
+def test_the_level_says_what_is_written(tmp_path: Path) -> None:
+    """At `warning` nothing is said of a good start, so the port is given and the server asked."""
+    port = free_port()
+    server = OverlayServer({**LONELY, "log": {"level": "warning"}}, tmp_path)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*server._command("serve"), "--listen", f"127.0.0.1:{port}"],
+            cwd=tmp_path,
+            env=server._env,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wire = Wire(f"http://127.0.0.1:{port}")
+
+        def answers() -> bool:
+            try:
+                return wire.get("/simple/gears/").status == 404
+            except ConnectionRefusedError:
+                return False
+
+        wait_until(answers, timeout=30, what="the server to answer")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    said = (tmp_path / "log").read_text().splitlines()
+    assert [line for line in said if " info " in line] == []
+    assert any("owner-token" in line for line in said)
+
+
+def test_debug_needs_no_more_than_its_name(lonely: Start) -> None:
+    server = lonely({"log": {"level": "debug"}})
+    assert Wire(server.url).get("/healthz").status == 200
+
+
+def test_the_server_runs_under_the_interpreter_of_the_tests() -> None:
+    """The other tests mean nothing where another installation is found first."""
+    from tests.support.server import ROOT
+
+    code = "import proxy, pathlib; print(pathlib.Path(proxy.__file__).resolve().parents[1])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == ROOT
