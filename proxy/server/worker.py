@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import ssl
-import stat
 import sys
-from pathlib import Path
 
 import uvloop
 from aiohttp import web
@@ -20,11 +19,14 @@ from proxy.index.instance import Instance
 from proxy.observe.logs import Logger, bridge_standard_logging, make_logger
 from proxy.server.assembly import admit_owner, close_instance, open_instance, program_version
 from proxy.web.app import build
+from proxy.web.notes import CLOSING
 
 GRACE = 30.0
 """Seconds that requests under way have to end after the signal to stop."""
 _FLUSH = 10.0
 """Seconds between writings of what gathers in memory."""
+_PROBE = 1.0
+"""Seconds in which a living server answers at its unix socket."""
 OWNER_TOKEN = "PYPI_OVERLAY_OWNER_TOKEN"  # noqa: S105 - the variable's name, not a secret
 
 
@@ -43,13 +45,23 @@ def serve(snapshot: Snapshot, *, listen: str | None = None) -> None:
         instance = open_instance(snapshot, serving=True)
         text = admit_owner(instance, os.environ.get(OWNER_TOKEN))
         if text is not None:
-            sys.stderr.write(f"The owner token is in {instance.layout.owner_token}\n")
-            if sys.stderr.isatty():
-                sys.stderr.write(f"  {text}\n")
+            _tell_owner(text, instance, logger)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(instance, listen or snapshot.server.listen, logger))
     finally:
         unbridge()
+
+
+def _tell_owner(text: str, instance: Instance, logger: Logger) -> None:
+    """Say where the first owner token is; on a terminal also what it is."""
+    path = instance.layout.owner_token
+    if sys.stderr.isatty():
+        sys.stderr.write(f"The owner token is in {path}\n  {text}\n")
+    elif instance.snapshot.log.format == "json":
+        # Whoever collects these lines wants records alone.
+        logger.warning("the owner token was written", path=path)
+    else:
+        sys.stderr.write(f"The owner token is in {path}\n")
 
 
 async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
@@ -68,7 +80,7 @@ async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
         logger.info(listening, version=program_version(), data_dir=instance.layout.data_dir)
         await stop.wait()
         logger.info("stopping", grace_seconds=GRACE)
-        app["closing"].set()
+        app[CLOSING].set()
     finally:
         await runner.cleanup()
         gathering.cancel()
@@ -83,7 +95,7 @@ async def _listen(runner: web.AppRunner, listen: str, settings: ServerSettings) 
     tls = _tls(settings)
     if listen.startswith("unix:"):
         path = listen.removeprefix("unix:")
-        _clear_stale_socket(path)
+        _refuse_taken_socket(path)
         try:
             await web.UnixSite(runner, path, ssl_context=tls).start()
         except OSError as error:
@@ -103,11 +115,22 @@ async def _listen(runner: web.AppRunner, listen: str, settings: ServerSettings) 
     return f"{'https' if tls else 'http'}://{shown}:{bound[1]}"
 
 
-def _clear_stale_socket(path: str) -> None:
-    """Remove the socket of a server that was killed; the lock on the data directory says it is gone."""
-    with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(Path(path).stat().st_mode):
-            Path(path).unlink()
+def _refuse_taken_socket(path: str) -> None:
+    """See that nobody listens at `path`: the socket of a killed server is replaced, never that of a living one.
+
+    The lock on the data directory does not tell; the socket may belong to a server of another one.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE)
+        try:
+            probe.connect(path)
+        except (BlockingIOError, TimeoutError):
+            pass  # somebody is there, and busy
+        except OSError:
+            return
+    raise StorageError(
+        f"cannot listen on unix:{path}: a running server listens there", hint="choose another with --listen"
+    )
 
 
 def _tls(settings: ServerSettings) -> ssl.SSLContext | None:

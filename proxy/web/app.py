@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import unquote
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -38,6 +39,7 @@ from proxy.observe.logs import Logger, new_request_id
 from proxy.observe.redaction import redact
 from proxy.web import files, plain, problems, simple, upload
 from proxy.web.callers import Callers
+from proxy.web.notes import BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID
 
 _READS = frozenset({"GET", "HEAD"})
 _EVERYWHERE = {
@@ -50,19 +52,18 @@ _EVERYWHERE = {
 def build(instance: Instance, logger: Logger) -> web.Application:
     """The application that serves `instance`.
 
-    `app["closing"]` is an event: once set, `/readyz` says no.
+    `notes.CLOSING` in it is an event: once set, `/readyz` says no.
     """
     callers = Callers(instance)
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         address = parse(request.raw_path, instance.snapshot.tree)
-        request["address"] = address
         return await _answer(request, address, instance, callers)
 
     app = web.Application(
         middlewares=[_observed(logger, callers), _translated(logger)], client_max_size=1 << 20
     )
-    app["closing"] = asyncio.Event()
+    app[CLOSING] = asyncio.Event()
     app.router.add_route("*", "/{path:.*}", dispatch)
     app.on_response_prepare.append(_finish_head)
     return app
@@ -76,7 +77,7 @@ async def _answer(
         case Base() | LegacyUpload() if request.method == "POST":
             return await upload.upload(request, address, instance, callers)
         case Home() if reads:
-            return await plain.home(request, instance)
+            return await plain.home(request, instance, callers)
         case Health() if reads:
             return await plain.healthz(request)
         case Ready() if reads:
@@ -120,7 +121,7 @@ async def _nothing_here(
         return problems.plain(request, 405, message, {"Allow": "POST"})
     if not reads and not isinstance(address, Unknown):
         return problems.plain(request, 405, _where_to_publish(found, instance, sight), {"Allow": "GET, HEAD"})
-    raise NoSuchNamespace(f"there is nothing at {redact(split_target(request.raw_path)[0])[:200]!a}")
+    raise NoSuchNamespace(f"there is nothing at {_shown_path(request)[:200]!a}")
 
 
 def _where_to_publish(found: Namespace, instance: Instance, sight: Sight) -> str:
@@ -149,7 +150,7 @@ def _translated(logger: Logger) -> Middleware:
             raise
         except Exception as error:
             # The outermost border: nothing may leave the process but a 500.
-            logger.exception("request failed", request_id=request["id"])
+            logger.exception("request failed", request_id=request[REQUEST_ID])
             _break_off_if_begun(request, error)
             return problems.plain(request, 500, "internal error; the log has the details", is_api=is_api)
 
@@ -162,8 +163,8 @@ def _break_off_if_begun(request: web.Request, error: Exception) -> None:
     Raises:
         ConnectionResetError: that is what was done.
     """
-    if request.get("begun"):
-        request["failure"] = str(error)
+    if request.get(BEGUN):
+        request[FAILURE] = str(error)
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the answer was broken off") from error
@@ -174,27 +175,28 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request["id"] = new_request_id()
+        request[REQUEST_ID] = new_request_id()
         began = time.perf_counter()
         status, sent = 499, 0
         try:
             response = await handler(request)
-            status, sent = response.status, response.body_length if response.prepared else _length(response)
-            return response
         except ConnectionError:
             # The client is gone, or its answer was broken off. What is returned goes nowhere; an exception would
             # stand in the log as an error of ours.
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=status)
+        else:
+            status, sent = response.status, response.body_length if response.prepared else _length(response)
+            return response
         finally:
-            decision = request.get("decision")
-            caller = request.get("caller")
+            decision = request.get(DECIDED)
+            caller = request.get(CALLER)
             values = {
-                "request_id": request["id"],
+                "request_id": request[REQUEST_ID],
                 "method": request.method,
                 # Without the query, in which a careless client may have put a secret.
-                "path": redact(split_target(request.raw_path)[0])[:1000],
+                "path": _shown_path(request)[:1000],
                 "status": status,
                 "bytes": sent,
                 "ms": round((time.perf_counter() - began) * 1000, 1),
@@ -203,13 +205,21 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
                 "token": caller.token if caller is not None else None,
                 "decision": str(decision.word) if decision is not None else None,
                 "rule": decision.rule if decision is not None else None,
-                "failure": request.get("failure"),
+                "failure": request.get(FAILURE),
                 # pip and uv add a page of JSON about the machine behind their name.
                 "agent": request.headers.get("User-Agent", "").partition(" {")[0][:80],
             }
             logger.info("request", **{key: value for key, value in values.items() if value is not None})
 
     return observe
+
+
+def _shown_path(request: web.Request) -> str:
+    """The path as it was sent, or decoded where only so a secret shows and is hidden."""
+    path = split_target(request.raw_path)[0]
+    decoded = unquote(path)
+    hidden = redact(decoded)
+    return redact(path) if hidden == decoded else hidden
 
 
 def _length(response: web.StreamResponse) -> int:
@@ -219,5 +229,5 @@ def _length(response: web.StreamResponse) -> int:
 
 async def _finish_head(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_EVERYWHERE)
-    request["begun"] = True
-    response.headers["X-Request-Id"] = request.get("id", "")
+    request[BEGUN] = True
+    response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")

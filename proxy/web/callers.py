@@ -11,6 +11,7 @@ from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Sight, sight
 from proxy.domain.namespaces import NamespacePath
 from proxy.identity import credentials
 from proxy.index.instance import Instance
+from proxy.web.notes import CALLER
 
 _SIGHTS = 4096
 
@@ -40,7 +41,7 @@ class Callers:
         )
         if caller.token is not None:
             self._instance.last_use.note(caller.token, now)
-        request["caller"] = caller
+        request[CALLER] = caller
         return caller
 
     def sight(self, caller: Caller) -> Sight:
@@ -50,6 +51,14 @@ class Callers:
         if found is None:
             found = self._sights[key] = sight(caller, self._instance.snapshot.tree)
         return found
+
+    def scheme(self, request: web.Request) -> str:
+        """`https` where the client came that way: to us, or to a trusted proxy that says so."""
+        trusted = self._instance.snapshot.server.trusted_proxies
+        forwarded = (
+            request.headers.get("X-Forwarded-Proto", "") if _is_within(request.remote or "", trusted) else ""
+        )
+        return "https" if request.secure or forwarded.strip().lower() == "https" else "http"
 
     def address(self, request: web.Request) -> str:
         """The client's network address: the last hop that is no trusted proxy."""

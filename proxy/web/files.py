@@ -16,6 +16,7 @@ from proxy.index.instance import Instance
 from proxy.registry.packages import StoredFile
 from proxy.web import problems, replies
 from proxy.web.callers import Callers
+from proxy.web.notes import DECIDED
 
 _ATTEMPTS = 5
 
@@ -31,7 +32,7 @@ async def file(
         answer = await instance.index.file(index, sight, address.key, address.filename)
         if answer is None:
             raise NoSuchFile(f"no file {shown} at this address")
-        request["decision"] = answer.decision
+        request[DECIDED] = answer.decision
         headers = {
             "Cache-Control": replies.IMMUTABLE,
             **problems.decided(answer.decision),
@@ -105,12 +106,13 @@ async def _borrowed(
         return _head(headers, etag, record)
     transfer = instance.files.join(source.upstream, record)
     await transfer.started()
-    if request.method == "HEAD":
-        return _head(headers, etag, record, transfer.size)
-    # Nothing is promised before there is something to send: a small file is verified by then.
-    await transfer.past(0)
+    if request.method != "HEAD":
+        # Nothing is promised before there is something to send: a small file is verified by then.
+        await transfer.past(0)
     if not await instance.index.file_holds(answer):
         return None
+    if request.method == "HEAD":
+        return _head(headers, etag, record, transfer.size)
     return await replies.arriving(request, transfer, etag, headers)
 
 

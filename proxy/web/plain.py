@@ -9,11 +9,12 @@ from aiohttp import web
 from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Scope
 from proxy.domain.namespaces import NamespacePath, Role
 from proxy.domain.negotiate import wants_json_error
-from proxy.errors import InvalidForm, NotAuthenticated, NotPermitted
+from proxy.errors import InvalidForm, InvalidName, NoSuchName, NotAuthenticated, NotPermitted
 from proxy.index.explain import explain
 from proxy.index.instance import Instance
 from proxy.web import problems
 from proxy.web.callers import Callers
+from proxy.web.notes import CLOSING, DECIDED
 
 
 async def healthz(_request: web.Request) -> web.Response:
@@ -23,17 +24,16 @@ async def healthz(_request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request, instance: Instance) -> web.Response:
     """The instance can serve: the registry answers, and no shutdown is under way."""
-    if request.app["closing"].is_set():
+    if request.app[CLOSING].is_set():
         return problems.plain(request, 503, "shutting down", {"Retry-After": "2"})
     await instance.registry.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
     return web.Response(text="ready\n", headers=problems.NO_STORE)
 
 
-async def home(request: web.Request, instance: Instance) -> web.Response:
+async def home(request: web.Request, instance: Instance, callers: Callers) -> web.Response:
     """The lines that set up pip, uv and twine."""
     # Only shown, never cached or followed: here the Host header does no harm.
-    scheme = "https" if request.secure or request.headers.get("X-Forwarded-Proto") == "https" else "http"
-    base = f"{scheme}://{request.host}"
+    base = f"{callers.scheme(request)}://{request.host}"
     project = instance.snapshot.server.default_project
     upload = f"{base}/legacy/" if project is not None else f"{base}/GROUP/PROJECT/"
     lines = "\n".join(
@@ -76,17 +76,20 @@ async def explain_name(request: web.Request, instance: Instance, callers: Caller
     if "as" in query:
         caller = _act_as(caller, query["as"], instance)
         namespace = instance.index.reach(namespace.path, namespace, callers.sight(caller))
-    sight = callers.sight(caller)
-    answer = await explain(
-        instance.index,
-        namespace,
-        query["name"],
-        caller,
-        sight,
-        version=query.get("version"),
-        filename=query.get("filename"),
-    )
-    request["decision"] = answer.decision
+    try:
+        answer = await explain(
+            instance.index,
+            namespace,
+            query["name"],
+            caller,
+            callers.sight(caller),
+            version=query.get("version"),
+            filename=query.get("filename"),
+        )
+    except InvalidName as error:
+        # No name, no decision: as on every other route (contract 4.2).
+        raise NoSuchName(error.message, hint=error.hint) from error
+    request[DECIDED] = answer.decision
     if answer.decision.challenge and "as" not in query:
         raise NotAuthenticated("this name may be yours to read", hint="send credentials")
     return web.json_response(answer.shape, headers=problems.NO_STORE)

@@ -16,6 +16,7 @@ from proxy import errors
 from proxy.domain.decide import Decision, Trouble, Word
 from proxy.domain.negotiate import wants_json_error
 from proxy.domain.screen import Withheld
+from proxy.web.notes import DECIDED, FAILURE
 
 REALM = 'Basic realm="pypi-overlay", charset="UTF-8"'
 
@@ -99,7 +100,7 @@ def refusal_of_file(
     """
     if withheld is not None:
         decision = replace(decision, word=Word.WITHHELD, rule=withheld.rule, reason=withheld.reason)
-        request["decision"] = decision
+        request[DECIDED] = decision
         return _policy(request, 403, decision)
     if decision.word in _FILE_STATUS or decision.word is Word.UNAVAILABLE:
         return _refusal(request, decision, _FILE_STATUS)
@@ -137,10 +138,10 @@ def answer_error(request: web.Request, error: errors.OverlayError, *, is_api: bo
     """The answer to an exception of this package; `is_api`: always JSON."""
     status = status_of(error)
     headers = {}
-    decision: Decision | None = request.get("decision")
+    decision = request.get(DECIDED)
     if decision is not None and isinstance(error, errors.UpstreamError):
         # Its page is known, the file cannot be had now.
-        decision = request["decision"] = replace(decision, word=Word.UNAVAILABLE, rule=None)
+        decision = request[DECIDED] = replace(decision, word=Word.UNAVAILABLE, rule=None)
         headers = decided(decision)
     elif decision is not None and isinstance(error, errors.NotFound):
         headers = decided(decision)
@@ -182,5 +183,5 @@ def _response(
         body=content,
         headers={**NO_STORE, "Content-Type": content_type, **headers},
     )
-    request["failure"] = message
+    request[FAILURE] = message
     return response

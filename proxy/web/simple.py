@@ -20,6 +20,7 @@ from proxy.index.instance import Instance
 from proxy.index.variants import Variant, encode
 from proxy.web import problems, replies
 from proxy.web.callers import Callers
+from proxy.web.notes import DECIDED
 
 _ATTEMPTS = 5
 _OFF_LOOP_FROM = 2000
@@ -40,7 +41,7 @@ async def project_page(
     asked = Asked(index, name, sight)
     for _ in range(_ATTEMPTS):
         answer = await instance.index.page(asked)
-        request["decision"] = answer.decision
+        request[DECIDED] = answer.decision
         page = answer.screened.page
         if not answer.is_served:
             if not _is_own_project(answer, index, sight):
@@ -86,8 +87,12 @@ def _names_variant(listed: list[Name], representation: Representation, gzip: boo
 
 
 def _negotiated(request: web.Request) -> tuple[Representation, bool]:
-    representation = negotiate(request.headers.get("Accept"), request.query.get("format"))
-    return representation, wants_gzip(request.headers.get("Accept-Encoding"))
+    def given(header: str) -> str:
+        # Several lines of one list are one list (RFC 9110 5.3).
+        return ", ".join(request.headers.getall(header, []))
+
+    representation = negotiate(given("Accept"), request.query.get("format"))
+    return representation, wants_gzip(given("Accept-Encoding"))
 
 
 def _name(raw: str) -> Name:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 
 from proxy.domain.access import Action, Caller, Sight, may
 from proxy.domain.addresses import Base, LegacyUpload, short_base
@@ -24,12 +25,22 @@ from proxy.index.instance import Instance
 from proxy.registry.publish import Origin, too_large
 from proxy.web import problems
 from proxy.web.callers import Callers
+from proxy.web.notes import REQUEST_ID
 
 _READ_ON = timedelta(minutes=10)
 """How long a refused upload is read on, while it keeps coming."""
 _FORM_ALLOWANCE = 24 << 20
 """Bytes of a request that are not the file: all form fields with their headers."""
 _PIECE = 64 << 10
+_MALFORMED = (
+    HttpProcessingError,
+    web.RequestPayloadError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+    LookupError,
+)
+"""What aiohttp raises of bodies that are no forms, or end or are framed other than they said."""
 
 
 async def upload(
@@ -65,9 +76,8 @@ async def _receive(
         project=project,
         caller=caller,
         action=request.query.get(":action"),
-        origin=Origin(callers.address(request), request["id"]),
+        origin=Origin(callers.address(request), request[REQUEST_ID]),
     )
-    request["published"] = published.filename
     return web.json_response(
         {
             "name": published.name,
@@ -173,14 +183,14 @@ def _readable() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise InvalidForm("the upload stood still for too long", hint="try again") from error
-    except (ValueError, AssertionError, RuntimeError, LookupError) as error:
+    except _MALFORMED as error:
         raise InvalidForm("the body is not a well-formed multipart form") from error
 
 
 async def read_on(request: web.Request, instance: Instance) -> None:
     """Read and drop what still comes of a refused body: clients read no answer before they have sent all."""
     idle = instance.snapshot.limits.upload_idle_timeout
-    with contextlib.suppress(TimeoutError, ConnectionError, ValueError, RuntimeError):
+    with contextlib.suppress(TimeoutError, ConnectionError, *_MALFORMED):
         async with asyncio.timeout(_READ_ON.total_seconds()):
             while True:
                 async with asyncio.timeout(idle.total_seconds()):

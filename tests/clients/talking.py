@@ -36,7 +36,9 @@ class Answer:
         return json.loads(self.body)
 
 
-def index_url(server: OverlayServer, base: str = "", token: str | None = None, user: str = "__token__") -> str:
+def index_url(
+    server: OverlayServer, base: str = "", token: str | None = None, user: str = "__token__"
+) -> str:
     """Return the simple index of a namespace: `base` is `acme/widgets`, `api/v4/…`, or empty for the root."""
     parts = urlsplit(server.url)
     login = f"{quote(user, safe='')}:{token}@" if token else ""

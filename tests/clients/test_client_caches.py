@@ -15,6 +15,7 @@ from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
 from tests.support.wheels import make_wheel, write_wheel
 
+SETTINGS = {"log": {"format": "json"}, "groups": {"acme": {"projects": {"widgets": {}}}}}
 CLIENTS = pytest.mark.parametrize("tool", ["pip", "uv"])
 
 
@@ -24,9 +25,7 @@ class Site:
     token: str
     dist: Path
 
-    def publish(
-        self, client: Client, name: str, version: str, modules: dict[str, str] | None = None
-    ) -> None:
+    def publish(self, client: Client, name: str, version: str, modules: dict[str, str] | None = None) -> None:
         wheel = write_wheel(self.dist, name, version, modules=modules)
         succeeded(client.uv_publish(f"{self.server.url}/acme/widgets/", "__token__", self.token, wheel))
 
@@ -40,18 +39,11 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(public: FakeUpstream, place: Path) -> Iterator[Site]:
-    # Clients may keep upstream pages for long: private ones must not follow.
-    settings = {
-        "log": {"format": "json"},
-        "cache": {"client_max_age": "1h"},
-        "groups": {"acme": {"projects": {"widgets": {}}}},
-    }
-    with OverlayServer(base_config(public) | settings, place / "server") as server:
+    with OverlayServer(base_config(public) | SETTINGS, place / "server") as server:
         yield Site(server, server.deploy_token("acme/widgets"), place / "dist")
 
 
-@CLIENTS
-@pytest.mark.parametrize("base", ["acme/widgets", ""])
+@pytest.mark.parametrize(("tool", "base"), [("pip", ""), ("uv", ""), ("uv", "acme/widgets")])
 def test_a_new_private_version_and_its_deletion_are_seen_at_once(
     site: Site, wide: Client, fresh: Callable[[], Path], tool: str, base: str
 ) -> None:
@@ -106,36 +98,34 @@ def test_an_unchanged_private_page_costs_a_304_and_its_file_nothing(
 def test_a_page_that_became_private_is_not_hidden_by_the_public_one_in_the_clients_cache(
     site: Site, public: FakeUpstream, wide: Client, fresh: Callable[[], Path], tool: str
 ) -> None:
-    """Where clients may not keep pages. With `client_max_age` the operator has chosen otherwise."""
     name = f"becomes-private-{tool}"
     stem = name.replace("-", "_")
     public.add_file(name, *make_wheel(name, "99.0"))
-    with OverlayServer(
-        base_config(public) | {"groups": {"acme": {"projects": {"widgets": {}}}}}, fresh()
-    ) as server:
-        own = Site(server, server.deploy_token("acme/widgets"), site.dist)
-        target = fresh()
-        succeeded(own.install(wide, tool, "", target, name))
-        assert installed(target) == {f"{stem}-99.0"}
-        own.publish(wide, name, "1.0")
-        target = fresh()
-        succeeded(own.install(wide, tool, "", target, name))
-        assert installed(target) == {f"{stem}-1.0"}
+    target = fresh()
+    succeeded(site.install(wide, tool, "", target, name))
+    assert installed(target) == {f"{stem}-99.0"}
+    site.publish(wide, name, "1.0")
+    target = fresh()
+    succeeded(site.install(wide, tool, "", target, name))
+    assert installed(target) == {f"{stem}-1.0"}
 
 
-def test_uv_keeps_an_upstream_page_for_as_long_as_the_operator_lets_it(
-    site: Site, public: FakeUpstream, wide: Client, fresh: Callable[[], Path]
+def test_uv_keeps_an_upstream_page_for_as_long_as_the_operator_lets_it_and_a_private_one_never(
+    public: FakeUpstream, wide: Client, tmp_path: Path, fresh: Callable[[], Path]
 ) -> None:
     public.add_file("kept-by-client", *make_wheel("kept-by-client", "1.0"))
-    succeeded(site.install(wide, "uv", "", fresh(), "kept-by-client"))
-    wait_until(lambda: any(_is_wheel(record["path"]) for record in log_of(site.server)))
-    begin = log_end(site.server)
-    target = fresh()
-    succeeded(site.install(wide, "uv", "", target, "kept-by-client"))
-    assert installed(target) == {"kept_by_client-1.0"}
-    # A request of its own, so that the log has something that came later than what must not be there.
-    succeeded(site.install(wide, "uv", "", fresh(), "kept-by-client", "--refresh"))
-    assert len(statuses(site.server, begin, "/simple/kept-by-client/", "uv/")) == 1
+    config = base_config(public) | SETTINGS | {"cache": {"client_max_age": "1h"}}
+    with OverlayServer(config, tmp_path / "server") as server:
+        site = Site(server, server.deploy_token("acme/widgets"), tmp_path / "dist")
+        site.publish(wide, "not-kept", "1.0")
+        succeeded(site.install(wide, "uv", "", fresh(), "kept-by-client", "not-kept"))
+        wait_until(lambda: sum(_is_wheel(record["path"]) for record in log_of(server)) == 2)
+        begin = log_end(server)
+        target = fresh()
+        succeeded(site.install(wide, "uv", "", target, "kept-by-client", "not-kept"))
+        assert installed(target) == {"kept_by_client-1.0", "not_kept-1.0"}
+        assert statuses(server, begin, "/simple/not-kept/", "uv/") == [304]
+        assert [record["path"] for record in log_of(server, begin)] == ["/simple/not-kept/"]
 
 
 def _is_wheel(path: str) -> bool:

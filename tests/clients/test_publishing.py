@@ -284,7 +284,8 @@ def test_a_form_that_does_not_fit_its_file_is_told_so_in_phrase_and_body(
     site: Site, fields: dict[str, str], message: str, accept: str
 ) -> None:
     form = {"name": "raw", "version": "1.0", **fields}
-    answer = upload(site.widgets, site.writer, *make_wheel("raw", "1.0"), accept=accept, **form)
+    filename, content = make_wheel("raw", "1.0")
+    answer = upload(site.widgets, site.writer, filename, content, accept=accept, **form)
     assert answer.status == 400
     assert message in answer.reason
     assert answer.reason.isascii()

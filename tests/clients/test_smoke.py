@@ -74,7 +74,7 @@ def test_the_newest_pip_sees_a_private_version_at_once_and_revalidates_by_304(
         with OverlayServer({**config, "upstreams": {"pypi": settings}}, place / "private") as own:
             index, login = index_url(own, "acme/widgets"), own.deploy_token("acme/widgets")
             trust = ("--trusted-host", own.url.removeprefix("http://"))
-            seen = []
+            seen: list[str] = []
             for version in ("1.0", "1.1"):
                 wheel = write_wheel(tmp_path, "widgets", version)
                 succeeded(pip.uv_publish(f"{own.url}/acme/widgets/", "__token__", login, wheel))

@@ -47,7 +47,9 @@ def behaving(public: FakeUpstream) -> Iterator[FakeUpstream]:
     public.clear_faults()
 
 
-def wheel(upstream: FakeUpstream, name: str, version: str, *, said: dict[str, Any] | None = None, **made: Any) -> None:
+def wheel(
+    upstream: FakeUpstream, name: str, version: str, *, said: dict[str, Any] | None = None, **made: Any
+) -> None:
     """Let an upstream offer a wheel; `said` is what its page says of it."""
     upstream.add_file(name, *make_wheel(name, version, **made), **(said or {}))
 
@@ -148,7 +150,9 @@ def test_a_damaged_file_is_never_installed_and_a_sound_one_is_afterwards(
     assert installed(target) == set()
 
 
-def test_a_slow_file_arrives(server: OverlayServer, behaving: FakeUpstream, wide: Client, fresh: Fresh) -> None:
+def test_a_slow_file_arrives(
+    server: OverlayServer, behaving: FakeUpstream, wide: Client, fresh: Fresh
+) -> None:
     """Slow, but never still for as long as the read time-out."""
     wheel(behaving, "slowly", "1.0", size=200_000)
     behaving.fault("/packages/*/slowly-1.0-py3-none-any.whl", rate=150_000)
@@ -195,7 +199,8 @@ def test_requires_python_is_honoured(
 ) -> None:
     name = f"future-{form}"
     wheel(public, name, "1.0", requires_python=">=3.8")
-    wheel(public, name, "2.0", requires_python=">=4,<9")
+    # Said by the page alone, so that a client cannot find it out from the file.
+    wheel(public, name, "2.0", said={"requires_python": ">=4,<9"})
     public.change_project(name, form=form)
     for install in (wide.pip_install, wide.uv_pip_install):
         target = fresh()
@@ -212,8 +217,9 @@ def test_a_resolution_downloads_metadata_and_no_wheel(
     compiled = wide.run(
         find_uv(), "pip", "compile", "--index-url", index_url(server), tmp_path / "requirements.in"
     )
-    assert "resolved==1.0 resolved-below==1.0".split() == [
-        line for line in compiled.stdout.split() if "==" in line
+    assert [line for line in compiled.stdout.split() if "==" in line] == [
+        "resolved==1.0",
+        "resolved-below==1.0",
     ], succeeded(compiled)
     paths = [request.path for request in public.requests() if "resolved" in request.path]
     assert [path for path in paths if path.endswith(".whl.metadata")] != []

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -96,6 +95,7 @@ class House:
         self.wire = Wire(server.url)
         self.tokens = _Tokens(server.token_for_user)
         self.owner = server.owner_token()
+        self.made: dict[str, str] = {}
         self._numbers = count(1)
 
     def name(self, stem: str = "thing") -> str:
@@ -176,7 +176,7 @@ def config(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
     }
 
 
-def keep_house(directory: Path, **more: Any) -> Iterator[House]:
+def keep_house(directory: Path, **more: Any) -> Generator[House, None, None]:
     """Run a server with an upstream of its own until the generator is closed."""
     with FakeUpstream() as upstream, OverlayServer(config(upstream, **more), directory) as server:
         yield House(server, upstream)
@@ -267,11 +267,3 @@ def matrix(house: House) -> Matrix:
         ]
 
     return ask
-
-
-def slowly(wire: Wire, pieces: Iterator[bytes]) -> socket.socket:
-    """Send pieces and leave the connection open; the caller closes it."""
-    connection = socket.create_connection(wire.address, 30)
-    for piece in pieces:
-        connection.sendall(piece)
-    return connection

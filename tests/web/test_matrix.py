@@ -1,4 +1,4 @@
-"""Every decision on every reading route: page, file, metadata, explain × GET, HEAD × spelling × first, second time."""
+"""Every decision on page, file, metadata, explain × GET, HEAD × spelling × first, second time."""
 
 from __future__ import annotations
 

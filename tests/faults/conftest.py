@@ -1,0 +1,97 @@
+"""A server with an owner token that is known beforehand, in front of an upstream that misbehaves on demand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.support.server import OverlayServer, base_config
+from tests.support.upstream import FakeUpstream
+from tests.web.forms import FORM_TYPE, upload
+from tests.web.wire import Answer, Wire
+
+T = TypeVar("T")
+
+TOKEN = "an-owner-token-of-the-tests-1"
+GROUPS: dict[str, Any] = {
+    "groups": {"acme": {"visibility": "public", "projects": {"widgets": {}, "sandbox": {}}}}
+}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def make_server(
+    upstream: FakeUpstream,
+    directory: Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    kind: type[OverlayServer] = OverlayServer,
+    **settings: Any,
+) -> OverlayServer:
+    """A server that is not started yet; `settings` are keys of its upstream."""
+    whole = {**base_config(upstream, **settings), **GROUPS, **(config or {})}
+    return kind(whole, directory, env={"PYPI_OVERLAY_OWNER_TOKEN": TOKEN})
+
+
+def publish(server: OverlayServer, filename: str, content: bytes, project: str = "acme/widgets") -> Answer:
+    body = upload(filename, content)
+    return Wire(server.url).send("POST", f"/{project}", token=TOKEN, headers=FORM_TYPE, body=body)
+
+
+def published(server: OverlayServer, filename: str, content: bytes, project: str = "acme/widgets") -> None:
+    done = publish(server, filename, content, project)
+    assert done.status == 201, done.text
+
+
+def address(filename: str, content: bytes, index: str = "") -> str:
+    """Where an index serves a file."""
+    return f"{index}/files/{sha256(content)}/{filename}"
+
+
+class Background:
+    """Runs calls in threads; `pool.call(get, url)` gives a future."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+
+    def call(self, act: Callable[..., T], *arguments: Any, **options: Any) -> Future[T]:
+        return self._pool.submit(act, *arguments, **options)
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    with ThreadPoolExecutor(64) as pool:
+        yield Background(pool)
+
+
+@pytest.fixture(scope="module")
+def upstream_of_module() -> Iterator[FakeUpstream]:
+    with FakeUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def server_of_module(
+    upstream_of_module: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OverlayServer]:
+    with make_server(upstream_of_module, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def shared(upstream_of_module: FakeUpstream, server_of_module: OverlayServer) -> Iterator[OverlayServer]:
+    """The module's server; what its upstream was asked and told to do is forgotten before each test.
+
+    Projects stay, so tests give theirs names of their own.
+    """
+    upstream_of_module.clear_faults()
+    upstream_of_module.reset_requests()
+    yield server_of_module
+    assert server_of_module.is_running

@@ -1,0 +1,122 @@
+"""A disk that takes no more: uploads are told so, and everything else goes on (contract 8).
+
+No test may fill a real disk, so the system limits the size of every file that the server writes
+(RLIMIT_FSIZE): the write fails in its middle, as on a full disk.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import TOKEN, address, make_server, publish, published, sha256
+from tests.support.server import OverlayServer
+from tests.support.upstream import FakeUpstream
+from tests.support.wheels import make_wheel
+from tests.web.forms import FORM_TYPE, upload
+from tests.web.wire import Wire, receive
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no resource limits")
+
+LIMIT = 2 << 20
+WRAPPER = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (%d, resource.RLIM_INFINITY))
+sys.argv = ["proxy", *sys.argv[1:]]
+runpy.run_module("proxy", run_name="__main__")
+"""
+
+
+class Cramped(OverlayServer):
+    """A server that can write no file larger than `LIMIT`."""
+
+    def _command(self, *arguments: str) -> list[str]:
+        command = super()._command(*arguments)
+        place = command.index("-m")
+        return [*command[:place], "-c", WRAPPER % LIMIT, *command[place + 2 :]]
+
+
+@pytest.fixture
+def cramped(upstream: FakeUpstream, tmp_path: Path) -> Iterator[OverlayServer]:
+    with make_server(upstream, tmp_path, kind=Cramped) as server:
+        yield server
+
+
+def test_an_upload_that_finds_no_room_is_told_507_and_leaves_nothing(cramped: OverlayServer) -> None:
+    small, big = make_wheel("cogs", "1.0"), make_wheel("gears", "1.0", size=LIMIT + 100_000)
+    published(cramped, *small)
+    done = publish(cramped, *big)
+    assert done.status == 507
+    assert "no space is left on the server" in done.reason
+    assert "no space is left on the server" in done.text
+    assert str(cramped.data_dir) not in done.text
+    assert list((cramped.data_dir / "incoming").iterdir()) == []
+    wire = Wire(cramped.url)
+    assert wire.get("/acme/simple/gears/").status == 404
+    assert wire.get(address(*small, "/acme")).body == small[1]
+    assert wire.get("/readyz").status == 200
+    published(cramped, *make_wheel("gears", "1.0"))
+    assert "Traceback" not in cramped.log_text()
+
+
+def test_a_file_that_cannot_be_kept_is_passed_through(cramped: OverlayServer, upstream: FakeUpstream) -> None:
+    small, big = make_wheel("cogs", "1.0"), make_wheel("gears", "1.0", size=LIMIT + 1_000_000)
+    for name, made in (("cogs", small), ("gears", big)):
+        upstream.add_file(name, *made)
+    wire = Wire(cramped.url)
+    assert wire.get(address(*small)).body == small[1]
+    for _ in range(2):
+        got = wire.get(address(*big))
+        assert (got.status, got.whole) == (200, True)
+        assert sha256(got.body) == sha256(big[1])
+    assert list((cramped.data_dir / "cache" / "partial").iterdir()) == []
+    upstream.stop()
+    assert wire.get(address(*small)).body == small[1]
+    assert wire.get("/readyz").status == 200
+
+
+def test_a_page_that_cannot_be_kept_is_shown(upstream: FakeUpstream, tmp_path: Path) -> None:
+    upstream.add_file("gears", *make_wheel("gears", "1.0"))
+    with make_server(upstream, tmp_path) as server:
+        pages = server.data_dir / "cache" / "pages-v1"
+        pages.rmdir()
+        pages.write_text("where a directory should be, nothing can be kept")
+        wire = Wire(server.url)
+        for _ in range(2):
+            assert "gears-1.0" in wire.get("/simple/gears/").text
+        assert len(upstream.asked_for("gears")) == 2
+
+
+def test_an_upload_that_is_larger_than_what_is_free_is_refused_at_once(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    """Not one byte of the body is sent: Content-Length alone is enough, and the client need not wait."""
+    room = os.statvfs(tmp_path)
+    length = room.f_blocks * room.f_frsize + 1
+    with make_server(upstream, tmp_path, {"limits": {"max_file_size": 1 << 62}}) as server:
+        wire = Wire(server.url)
+
+        def head(authorization: str) -> bytes:
+            lines = [
+                "POST /acme/widgets/ HTTP/1.1",
+                "Host: x",
+                f"Content-Length: {length}",
+                f"Content-Type: {FORM_TYPE['Content-Type']}",
+                *([f"Authorization: Bearer {authorization}"] if authorization else []),
+            ]
+            return "\r\n".join([*lines, "", ""]).encode()
+
+        with socket.create_connection(wire.address, 10) as connection:
+            connection.sendall(head(TOKEN))
+            answer = receive(connection)
+        assert answer.status == 507
+        assert "no room for this upload" in answer.text
+        # 401 comes first; but a client that goes on sending is read on, so here it only must not be 507.
+        body = upload(*make_wheel("gears", "1.0"))
+        denied = wire.send("POST", "/acme/widgets/", headers=FORM_TYPE, body=body)
+        assert denied.status == 401

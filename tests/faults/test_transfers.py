@@ -1,0 +1,372 @@
+"""Many clients, slow ones and leaving ones on one cold file; an upstream that lies about it (contract 7)."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.faults.conftest import Background, address, make_server, sha256
+from tests.support.server import OverlayServer
+from tests.support.upstream import FakeUpstream
+from tests.support.waiting import wait_until
+from tests.support.wheels import make_wheel
+from tests.web.wire import Answer, Wire, receive
+
+numbers = itertools.count(1)
+MiB = 1 << 20
+HOLD_BACK = 64 << 10
+
+
+@pytest.fixture
+def cold(shared: OverlayServer, upstream_of_module: FakeUpstream) -> Iterator[tuple[str, bytes]]:
+    """A 4 MB wheel that only the upstream has."""
+    name = f"gears{next(numbers)}"
+    filename, content = make_wheel(name, "1.0", size=4_000_000)
+    upstream_of_module.add_file(name, filename, content)
+    yield filename, content
+    upstream_of_module.remove_project(name)
+
+
+def files_asked(upstream: FakeUpstream) -> list[str]:
+    return [request.path for request in upstream.requests() if "/packages/" in request.path]
+
+
+def request(server: OverlayServer, target: str) -> socket.socket:
+    """Send a request and read nothing; the system buffers as little as it can."""
+    parts = urlsplit(server.url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(30)
+    connection.connect((parts.hostname, parts.port))
+    connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+    return connection
+
+
+def test_fifty_clients_of_one_cold_file_cost_the_upstream_one_request(
+    shared: OverlayServer, upstream_of_module: FakeUpstream, background: Background
+) -> None:
+    filename, content = make_wheel("popular", "1.0", size=20_000_000)
+    upstream_of_module.add_file("popular", filename, content)
+    digest = sha256(content)
+
+    def download() -> str:
+        return sha256(Wire(shared.url).get(address(filename, content)).body)
+
+    clients = [background.call(download) for _ in range(50)]
+    assert {client.result() for client in clients} == {digest}
+    asked = [found.path for found in upstream_of_module.asked_for("popular")]
+    assert len([path for path in asked if path.endswith(".whl")]) == 1
+    assert len([path for path in asked if "/simple/" in path]) == 1
+    upstream_of_module.remove_project("popular")
+
+
+def test_a_client_that_leaves_does_not_stop_the_fill(
+    shared: OverlayServer, upstream_of_module: FakeUpstream, cold: tuple[str, bytes]
+) -> None:
+    filename, content = cold
+    upstream_of_module.fault(f"/packages/*{filename}", rate=8_000_000)
+    with request(shared, address(filename, content)) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    kept = shared.data_dir / "cache" / "files" / sha256(content)[:2] / sha256(content)
+    wait_until(kept.exists, what="the transfer to end without a reader")
+    assert Wire(shared.url).get(address(filename, content)).body == content
+    assert len(files_asked(upstream_of_module)) == 1
+
+
+def test_a_slow_reader_holds_up_nobody(
+    shared: OverlayServer, upstream_of_module: FakeUpstream, cold: tuple[str, bytes], background: Background
+) -> None:
+    filename, content = cold
+    with request(shared, address(filename, content)) as slow:
+        slow.recv(100)
+        quick = [background.call(Wire(shared.url).get, address(filename, content)) for _ in range(3)]
+        assert all(client.result(20).body == content for client in quick)
+        assert len(files_asked(upstream_of_module)) == 1
+        # It gets everything in its own time, also long after the transfer ended.
+        got = bytearray()
+        while piece := slow.recv(1 << 16):
+            got += piece
+    assert bytes(got).endswith(content[-50_000:])
+
+
+def test_bytes_stream_from_the_first_on_and_the_last_are_held_back(
+    shared: OverlayServer, upstream_of_module: FakeUpstream, cold: tuple[str, bytes]
+) -> None:
+    """The upstream stops 1000 bytes before the end: the client has all but the last 64 KiB, and no more."""
+    filename, content = cold
+    upstream_of_module.fault(f"/packages/*{filename}", truncate=len(content) - 1000, hang=True)
+    with request(shared, address(filename, content)) as connection:
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        got = answer.read(len(content) - HOLD_BACK)
+        assert got == content[:-HOLD_BACK]
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            answer.read(1)
+        answer.close()
+
+
+def outcome(server: OverlayServer, filename: str, content: bytes) -> Answer | None:
+    """What a client gets of a file; None where the connection ended before an answer."""
+    try:
+        return Wire(server.url).get(address(filename, content))
+    except (ConnectionError, http.client.HTTPException):
+        return None
+
+
+def assert_incomplete(answer: Answer | None, content: bytes) -> None:
+    """No answer, an error, or a part that nobody can take for the whole."""
+    if answer is None or answer.status in {502, 503, 504}:
+        return
+    assert answer.status == 200
+    assert not answer.whole
+    assert len(answer.body) <= len(content) - HOLD_BACK
+
+
+@pytest.mark.parametrize("size", [1_000, 4_000_000])
+@pytest.mark.parametrize(
+    "fault",
+    [{"alter": True}, {"alter": -1}, {"alter": 0}, {"truncate": 900}, {"truncate": 900, "chunked": True}],
+    ids=str,
+)
+def test_wrong_bytes_are_never_a_whole_file(
+    shared: OverlayServer,
+    upstream_of_module: FakeUpstream,
+    background: Background,
+    size: int,
+    fault: dict[str, Any],
+) -> None:
+    name = f"gears{next(numbers)}"
+    filename, content = make_wheel(name, "1.0", size=size)
+    upstream_of_module.add_file(name, filename, content)
+    upstream_of_module.fault(f"/packages/*{filename}", **fault)
+    clients = [background.call(outcome, shared, filename, content) for _ in range(3)]
+    for client in clients:
+        assert_incomplete(client.result(30), content)
+    assert_incomplete(outcome(shared, filename, content), content)
+    digest = sha256(content)
+    assert not list(shared.data_dir.glob(f"cache/files/*/{digest}"))
+    partial = shared.data_dir / "cache" / "partial" / digest
+    wait_until(lambda: not partial.exists(), what="the partial file to go")
+    assert Wire(shared.url).get("/readyz").status == 200
+
+
+def test_a_connection_that_breaks_once_is_continued(
+    shared: OverlayServer, upstream_of_module: FakeUpstream, cold: tuple[str, bytes]
+) -> None:
+    filename, content = cold
+    upstream_of_module.fault(f"/packages/*{filename}", truncate=2_000_000, nth=1)
+    assert Wire(shared.url).get(address(filename, content)).body == content
+    assert len(files_asked(upstream_of_module)) == 2
+
+
+class Liar(threading.Thread):
+    """A file host that answers every request with the same bytes, whatever they say of themselves."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(daemon=True)
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    connection.recv(65_536)
+                    connection.sendall(self._answer)
+                except OSError:
+                    continue
+
+    @classmethod
+    @contextmanager
+    def telling(cls, answer: bytes) -> Iterator[Liar]:
+        liar = cls(answer)
+        liar.start()
+        yield liar
+        liar._listener.shutdown(socket.SHUT_RDWR)
+        liar._listener.close()
+        liar.join(5)
+
+
+FILENAME, CONTENT = make_wheel("lies", "1.0", size=300_000)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+
+
+def framed(length: int, body: bytes = CONTENT) -> bytes:
+    return HEAD + b"Content-Length: %d\r\n\r\n" % length + body
+
+
+def chunked(*pieces: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + end
+
+
+LIES = {
+    "shorter than it is": framed(len(CONTENT) - 1),
+    "longer than it is": framed(len(CONTENT) + 1),
+    "far longer": framed(1 << 40),
+    "nothing": framed(0, b""),
+    "more than the page says": framed(len(CONTENT) + 4, CONTENT + b"more"),
+    "more, chunked": chunked(CONTENT, b"more"),
+    "less, chunked": chunked(CONTENT[:-1]),
+    "chunks without end": chunked(CONTENT[:-1], end=b""),
+    "until it closes, less": HEAD + b"Connection: close\r\n\r\n" + CONTENT[:-1],
+    "until it closes, more": HEAD + b"Connection: close\r\n\r\n" + CONTENT + b"more",
+    "same length, other bytes": framed(len(CONTENT), bytes(len(CONTENT))),
+    "no HTTP": b"\x00" * 1000,
+    "encoded": HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT,
+}
+TRUTHS = {
+    "length": framed(len(CONTENT)),
+    "chunked": chunked(CONTENT[:1000], CONTENT[1000:]),
+    "until it closes": HEAD + b"Connection: close\r\n\r\n" + CONTENT,
+}
+
+
+@pytest.fixture(scope="module")
+def lied_to(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OverlayServer, FakeUpstream]]:
+    """A server whose upstream's pages may link to any host of this machine."""
+    with (
+        FakeUpstream() as upstream,
+        make_server(
+            upstream,
+            tmp_path_factory.mktemp("lied-to"),
+            {"cache": {"fresh_for": "0s", "stale_while_revalidate": "0s"}},
+            file_hosts=["127.0.0.1"],
+            private_network=True,
+        ) as server,
+    ):
+        yield server, upstream
+
+
+@pytest.mark.parametrize("names_size", [True, False], ids=["size on the page", "no size on the page"])
+@pytest.mark.parametrize("lie", LIES)
+def test_a_host_that_lies_about_a_file_never_gets_it_served(
+    lied_to: tuple[OverlayServer, FakeUpstream], lie: str, names_size: bool
+) -> None:
+    server, upstream = lied_to
+    with Liar.telling(LIES[lie]) as liar:
+        offer(upstream, liar, names_size=names_size)
+        answer = outcome(server, FILENAME, CONTENT)
+        assert_incomplete(answer, CONTENT)
+    assert not list(server.data_dir.glob(f"cache/files/*/{sha256(CONTENT)}"))
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_a_host_that_tells_the_truth_is_believed_however_it_frames_it(
+    lied_to: tuple[OverlayServer, FakeUpstream], truth: str
+) -> None:
+    server, upstream = lied_to
+    with Liar.telling(TRUTHS[truth]) as liar:
+        offer(upstream, liar, names_size=False)
+        assert Wire(server.url).get(address(FILENAME, CONTENT)).body == CONTENT
+    assert server.run("cache", "purge", "--all", "--yes").returncode == 0
+
+
+def offer(upstream: FakeUpstream, liar: Liar, *, names_size: bool) -> None:
+    upstream.add_file("lies", FILENAME, CONTENT, url=f"http://{liar.host}/{FILENAME}")
+    upstream.change_project("lies", size=names_size)
+
+
+def test_hanging_requests_hold_up_nobody_else(
+    upstream: FakeUpstream, tmp_path: Path, background: Background
+) -> None:
+    """Pages and files that never come, more of them than connections are allowed; others are answered."""
+    known, known_content = make_wheel("known", "1.0")
+    other, other_content = make_wheel("other", "1.0", size=300_000)
+    stuck, stuck_content = make_wheel("stuck", "1.0", size=300_000)
+    for name, filename, content in (
+        ("known", known, known_content),
+        ("other", other, other_content),
+        ("stuck", stuck, stuck_content),
+    ):
+        upstream.add_file(name, filename, content)
+    upstream.fault("/simple/hanging*", hang=True)
+    upstream.fault(f"/packages/*{stuck}", hang=True)
+    with make_server(upstream, tmp_path, max_connections=20) as server:
+        wire = Wire(server.url)
+        assert wire.get(address(known, known_content)).body == known_content
+        for number in range(10):
+            background.call(outcome_of_page, server, f"hanging{number}")
+            background.call(outcome, server, stuck, stuck_content)
+        upstream.await_requests("/simple/hanging", 10)
+        upstream.await_requests(f"/{stuck}")
+        began = time.monotonic()
+        assert wire.get("/healthz").status == 200
+        assert wire.get("/simple/known/").status == 200
+        assert wire.get(address(known, known_content)).body == known_content
+        assert wire.get("/simple/other/").status == 200
+        assert wire.get(address(other, other_content)).body == other_content
+        assert wire.get("/simple/nobody-has-it/").status == 404
+        assert time.monotonic() - began < 3
+        server.kill()  # and with it the clients that still wait
+
+
+def outcome_of_page(server: OverlayServer, name: str) -> int | None:
+    try:
+        return Wire(server.url).get(f"/simple/{name}/").status
+    except (ConnectionError, http.client.HTTPException):
+        return None
+
+
+def test_a_gzip_bomb_is_refused_and_costs_no_memory(
+    shared: OverlayServer, upstream_of_module: FakeUpstream
+) -> None:
+    wire = Wire(shared.url)
+    upstream_of_module.add_file("small", *make_wheel("small", "1.0"))
+    assert wire.get("/simple/small/").status == 200
+    before = shared.peak_rss()
+    upstream_of_module.fault("/simple/bomb/", gzip_bomb=500 * MiB)
+    upstream_of_module.add_project("bomb")
+    answer = wire.get("/simple/bomb/")
+    assert answer.status == 502
+    assert answer["X-Overlay-Decision"] == "unavailable"
+    assert shared.peak_rss() - before < 50 * MiB
+
+
+def test_two_hundred_clients_at_once_are_answered(
+    shared: OverlayServer, upstream_of_module: FakeUpstream
+) -> None:
+    """All connections are open before the first request is sent, and stay open for a second one."""
+    upstream_of_module.add_file("crowded", *make_wheel("crowded", "1.0"))
+    parts = urlsplit(shared.url)
+    clients = [http.client.HTTPConnection(parts.netloc, timeout=30) for _ in range(200)]
+    try:
+        for client in clients:
+            client.connect()
+        for _ in range(2):
+            for client in clients:
+                client.request("GET", "/simple/crowded/")
+            for client in clients:
+                answer = client.getresponse()
+                assert (answer.status, b"crowded-1.0" in answer.read()) == (200, True)
+    finally:
+        for client in clients:
+            client.close()
+    assert len(upstream_of_module.asked_for("crowded")) == 1
+
+
+def test_a_raw_client_that_asks_and_closes_leaves_the_server_sound(
+    shared: OverlayServer, upstream_of_module: FakeUpstream, cold: tuple[str, bytes]
+) -> None:
+    filename, content = cold
+    for _ in range(20):
+        request(shared, address(filename, content)).close()
+    with request(shared, address(filename, content)) as connection:
+        assert receive(connection).body == content
+    assert "Traceback" not in shared.log_text()

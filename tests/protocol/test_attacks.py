@@ -1,0 +1,216 @@
+"""Attacks on addresses and heads of requests (protocol 7): T-PATH, T-POIS1, T-POIS2, T-POIS4, T-TOK4."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.web.house import House, Stored
+from tests.web.wire import JSON
+
+KEY = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def private(house: House) -> Stored:
+    """Give a wheel that anybody may read."""
+    return house.publish("open/tools")
+
+
+@pytest.fixture(scope="module")
+def hidden(house: House) -> Stored:
+    """Give a wheel that few may read."""
+    return house.publish("acme/widgets")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/files/..%2f..%2fetc%2fpasswd",
+        f"/files/{KEY}/..%2f..%2f..%2fowner-token",
+        f"/files/{KEY}/..%5c..%5cowner-token",
+        f"/files/{KEY}/%2e%2e/owner-token",
+        f"/files/{KEY}/../../owner-token",
+        "/files/..%2f..%2f..%2fowner-token/x-1.0.tar.gz",
+        f"/files/{KEY}//x-1.0.tar.gz",
+        f"/files//{KEY}/x-1.0.tar.gz",
+        f"/files/{KEY}/x-1.0.tar.gz%00",
+        f"/files/{KEY}/x-1.0.tar.gz%0d%0aX-Evil:%20yes",
+        f"/files/{KEY}/%252e%252e%252fx-1.0.tar.gz",
+        f"/files/{KEY}/.x-1.0.tar.gz",
+        f"/files/{KEY}/-x-1.0.tar.gz",
+        f"/files/{KEY.replace('0', '%30')}x/x-1.0.tar.gz",
+        "/simple/../admin",
+        "/simple/../healthz",
+        "/simple/..%2fhealthz",
+        "/simple/%2e%2e/healthz",
+        "/simple//flask/",
+        "/simple/flask//",
+        "//simple/flask/",
+        "/./simple/flask/",
+        "/open/../simple/flask/",
+        "/open%2ftools/simple/",
+        "/open%2Ftools/simple/flask/",
+        "/open/%2e%2e/open/simple/",
+        "/api/v4/projects/open%2F..%2Fopen%2Ftools/packages/pypi/simple/",
+        "/api/v4/projects/open%252Ftools/packages/pypi/simple/",
+        "/api/v4/projects/open/tools/packages/pypi/simple/",
+        "/api/v4/projects/%2Fopen%2Ftools/packages/pypi/simple/",
+        "/api/v4/projects/open%2Ftools%2F/packages/pypi/simple/",
+        "/api/v4/projects/44%00/packages/pypi/simple/",
+        "/api/v4/projects/-44/packages/pypi/simple/",
+        "/api/v4/projects/%D9%A4%D9%A4/packages/pypi/simple/",
+        "/api/v4/projects/8/packages/pypi/simple/",
+        "/api/v4/groups/44/-/packages/pypi/simple/",
+        "/api/v4/groups/open/packages/pypi/simple/",
+        "/api/v4/groups/" + "9" * 5000 + "/-/packages/pypi/simple/",
+        "/OPEN/simple/",
+        "/open/SIMPLE/",
+        "/" + "a/" * 2000 + "simple/",
+        "/healthz/",
+        "/favicon.ico",
+        "/robots.txt",
+        "/static/x",
+        "/metrics",
+        "/.well-known/pytp?discover=%2Flegacy%2F",
+        "/_/oidc/audience",
+    ],
+)
+def test_T_PATH_what_is_no_address_is_404_and_told_harmlessly(house: House, target: str) -> None:
+    house.upstream.reset_requests()
+    for method in ("GET", "HEAD"):
+        answer = house.wire.send(method, target)
+        assert answer.status == 404, answer.reason
+        assert answer["X-Evil"] is None
+        assert house.owner not in answer.text
+        assert str(house.server.data_dir) not in answer.text
+    assert [one.path for one in house.upstream.requests() if ".." in one.path or "%" in one.path] == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "*",
+        "simple/",
+        "http://evil.example/simple/",
+        "evil.example:443",
+        "?x",
+        "http://evil.example/acme/simple/",
+    ],
+)
+def test_other_forms_of_targets_are_refused(house: House, target: str) -> None:
+    for method in ("GET", "OPTIONS", "CONNECT"):
+        answer = house.wire.send(method, target)
+        assert answer.status in {400, 404, 405}, (method, answer)
+
+
+def test_an_encoded_letter_in_an_address_is_the_letter(house: House, private: Stored) -> None:
+    for target in (
+        f"/%6fpen/simple/{private.name}/",
+        f"/open/sim%70le/{private.name}/",
+        f"/api/v4/%67roups/%6Fpen/-/packages/pypi/simple/{private.name}/",
+        f"/api/v4/projects/open%2ftools/packages/pypi/simple/{private.name}/",
+        f"/open/files/{private.sha256}/%{ord(private.filename[0]):x}{private.filename[1:]}",
+    ):
+        assert house.wire.get(target).status == 200, target
+
+
+def test_an_encoded_letter_gets_nobody_past_a_private_namespace(house: House, hidden: Stored) -> None:
+    for target in (
+        f"/%61cme/simple/{hidden.name}/",
+        f"/acme/%77idgets/simple/{hidden.name}/",
+        f"/api/v4/projects/%61cme%2fwidgets/packages/pypi/simple/{hidden.name}/",
+        f"/acme/files/{hidden.sha256}/%{ord(hidden.filename[0]):x}{hidden.filename[1:]}",
+        "/acme/simple",
+        "/acme/",
+        "/acme",
+        "/acme/anything/at/all",
+        "/acme/%ff",
+        "/acme/..",
+        "/acme//simple/",
+    ):
+        answer = house.wire.get(target)
+        assert answer.status == 401, target
+
+
+POISON = {
+    "Host": "evil.example",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Proto": "gopher",
+    "X-Forwarded-Prefix": "/evil.example",
+    "Forwarded": "host=evil.example;proto=https",
+    "X-Original-URL": "/evil.example",
+    "X-Rewrite-URL": "/acme/simple/",
+    "X-HTTP-Method-Override": "DELETE",
+    "Referer": "http://evil.example/",
+    "Origin": "http://evil.example",
+}
+
+
+def test_T_POIS1_no_header_changes_a_page_a_redirect_or_what_others_get(house: House) -> None:
+    stored = house.offer()
+    target = f"/open/simple/{stored.name}/"
+    for accept in (JSON, "text/html"):
+        poisoned = house.wire.get(target, headers=POISON | {"Accept": accept})
+        clean = house.wire.get(target, headers={"Accept": accept})
+        assert poisoned.status == 200
+        assert b"evil" not in poisoned.body
+        assert (poisoned.body, poisoned["ETag"]) == (clean.body, clean["ETag"])
+    redirect = house.wire.get(f"/open/simple/{stored.name}", headers=POISON)
+    assert redirect["Location"] == f"{stored.name}/"
+    for answer in (poisoned, redirect, house.wire.get("/open/simple/", headers=POISON)):
+        assert "evil" not in str(answer.headers)
+    for request in house.upstream.asked_for(stored.name):
+        assert "evil" not in str(request.headers)
+
+
+def test_T_POIS2_what_one_caller_may_see_is_shown_to_no_other(house: House, hidden: Stored) -> None:
+    target = f"/simple/{hidden.name}/"
+    listed = "/simple/"
+    seen = house.wire.get(target, token=house.tokens["rita"])
+    assert (seen.status, seen["X-Overlay-Decision"]) == (200, "private")
+    for headers in (
+        {},
+        {"If-None-Match": seen["ETag"] or ""},
+        {"If-None-Match": "*"},
+        {"Range": "bytes=0-1"},
+    ):
+        assert house.wire.get(target, headers=headers).status == 401
+        assert house.wire.get(target, token=house.tokens["otto"], headers=headers).status == 451
+    names = {user: house.wire.get(listed, token=house.tokens[user]).text for user in ("rita", "otto")}
+    assert hidden.name in names["rita"]
+    assert hidden.name not in names["otto"]
+    assert hidden.name not in house.wire.get(listed).text
+
+
+def test_T_POIS2_a_tag_of_a_file_tells_nothing_to_those_who_may_not_read_it(
+    house: House, hidden: Stored
+) -> None:
+    target = f"/acme/files/{hidden.sha256}/{hidden.filename}"
+    tag = {"If-None-Match": f'"{hidden.sha256}"'}
+    assert house.wire.get(target, headers=tag, token=house.tokens["rita"]).status == 304
+    assert house.wire.get(target, headers=tag, token=house.tokens["otto"]).status == 404
+    assert house.wire.get(target, headers=tag).status == 401
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 3\r\nContent-Length: 4\r\n",
+        "Content-Length: -1\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding : chunked\r\n",
+    ],
+)
+def test_T_POIS4_a_body_that_is_framed_twice_is_refused(house: House, head: str) -> None:
+    begin = house.log_end()
+    request = f"POST /open/tools/ HTTP/1.1\r\nHost: x\r\n{head}\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = house.wire.exchange([request.encode()])
+    assert answer.status == 400
+    assert [line for line in house.log(begin) if line.get("path") == "/healthz"] == []
+
+
+def test_a_very_long_head_is_refused_and_the_server_lives(house: House) -> None:
+    assert house.wire.get("/simple/" + "a" * 20_000).status in {400, 414}
+    assert house.wire.get("/simple/", headers={"X": "y" * 50_000}).status in {400, 431}
+    assert house.wire.get("/healthz").status == 200
