@@ -39,7 +39,7 @@ from proxy.observe.logs import Logger, new_request_id
 from proxy.observe.redaction import redact
 from proxy.web import files, plain, problems, simple, upload
 from proxy.web.callers import Callers
-from proxy.web.notes import BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID
+from proxy.web.notes import BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID, UNDER_WAY
 
 _READS = frozenset({"GET", "HEAD"})
 _EVERYWHERE = {
@@ -52,7 +52,8 @@ _EVERYWHERE = {
 def build(instance: Instance, logger: Logger) -> web.Application:
     """The application that serves `instance`.
 
-    `notes.CLOSING` in it is an event: once set, `/readyz` says no.
+    `notes.CLOSING` in it is an event: once set, `/readyz` says no. `notes.UNDER_WAY` holds the requests that
+    are being answered.
     """
     callers = Callers(instance)
 
@@ -64,6 +65,7 @@ def build(instance: Instance, logger: Logger) -> web.Application:
         middlewares=[_observed(logger, callers), _translated(logger)], client_max_size=1 << 20
     )
     app[CLOSING] = asyncio.Event()
+    app[UNDER_WAY] = {}
     app.router.add_route("*", "/{path:.*}", dispatch)
     app.on_response_prepare.append(_finish_head)
     return app
@@ -178,6 +180,7 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
         request[REQUEST_ID] = new_request_id()
         began = time.perf_counter()
         status, sent = 499, 0
+        request.app[UNDER_WAY][request[REQUEST_ID]] = request
         try:
             response = await handler(request)
         except ConnectionError:
@@ -190,6 +193,7 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
             status, sent = response.status, response.body_length if response.prepared else _length(response)
             return response
         finally:
+            del request.app[UNDER_WAY][request[REQUEST_ID]]
             decision = request.get(DECIDED)
             caller = request.get(CALLER)
             values = {

@@ -19,3 +19,5 @@ BEGUN = web.RequestKey("begun", bool)
 """The head of the answer is out: no other can follow."""
 CLOSING = web.AppKey("closing", asyncio.Event)
 """Set once the server is about to end."""
+UNDER_WAY = web.AppKey("under_way", dict[str, web.Request])
+"""The requests that are being answered, by their ids."""

@@ -141,12 +141,13 @@ def test_metadata_of_any_language_and_length_is_published(
 def test_what_was_published_installs_whole_from_wheel_and_from_sdist(
     site: Site, wide: Client, tmp_path: Path, tool: str
 ) -> None:
-    """With a local version, a build tag, a requirement that came along, and an sdist that is built."""
+    """With a local version, two builds of it, a requirement that came along, and an sdist that is built."""
     name = f"whole-{tool}"
     files = [
         write_wheel(tmp_path, f"{name}-dep", "2.0"),
         write_wheel(tmp_path, name, "1.0", requires=[f"{name}-dep"]),
-        write_wheel(tmp_path, name, "1.0+acme.1", requires=[f"{name}-dep"], build="7"),
+        write_wheel(tmp_path, name, "1.0+acme.1", build="7", requires=["not-this-one"]),
+        write_wheel(tmp_path, name, "1.0+acme.1", build="8", requires=[f"{name}-dep"]),
         write_sdist(tmp_path, f"{name}-source", "3.0", requires=[f"{name}-dep"]),
         write_wheel(tmp_path, name, "9.0", requires_python=">=4"),
     ]

@@ -148,7 +148,7 @@ def test_T_UP3_two_names_in_one_part_are_never_taken_for_the_wrong_one(
         "protocol_version",
         "metadata_version",
         "sha256_digest",
-        "description",
+        "summary",
     ],
 )
 def test_T_UP4_a_field_that_may_stand_once_stands_once(house: House, field: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from proxy.domain.decide import NameFacts, OwnedKind
+from proxy.domain.moments import iso
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.versions import version_key
@@ -421,7 +422,7 @@ def test_a_package_is_shown_with_releases_newest_first(registry: Database) -> No
                         "filename": wheel("gears", "1.10"),
                         "sha256": digest(wheel("gears", "1.10")),
                         "size": 20,
-                        "uploaded_at": LATER.isoformat(),
+                        "uploaded_at": iso(LATER),
                         "by": "bob",
                     }
                 ],
@@ -434,7 +435,7 @@ def test_a_package_is_shown_with_releases_newest_first(registry: Database) -> No
                         "filename": wheel("gears", "1.9"),
                         "sha256": digest(wheel("gears", "1.9")),
                         "size": 10,
-                        "uploaded_at": NOW.isoformat(),
+                        "uploaded_at": iso(NOW),
                         "by": "alice",
                     }
                 ],

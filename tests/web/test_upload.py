@@ -458,7 +458,9 @@ def test_without_room_an_upload_is_507_at_once_but_only_for_those_who_may_publis
             lines.append(f"Authorization: {basic(token)}")
         with socket.create_connection(house.wire.address, 20) as connection:
             connection.sendall("\r\n".join([*lines, "", ""]).encode())
-            refused(receive(connection), status, said)
+            answer = receive(connection)
+        refused(answer, status, said)
+        assert (house.logged(answer)["ms"] > 900) == (status != 507)
 
 
 # The order of checks: each refusal stands before all that follow
