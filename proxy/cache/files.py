@@ -199,6 +199,9 @@ class Files:
             _log.warning("wrong bytes from an upstream: %s", error)
             self._quarantined[record.url] = (self._now(), error)
             transfer.fail(error)
+        except StorageError as error:
+            _log.warning("%s", error)
+            transfer.fail(error)
         except OverlayError as error:
             _log.info("a transfer failed: %s", error)
             transfer.fail(error)

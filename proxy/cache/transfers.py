@@ -7,6 +7,9 @@ of it (protocol 6.3: hold-back).
 
     join -> started() -> open() -> loop: past(offset) -> read and send up to there -> until done
 
+Where the file cannot be kept, since the disk is full or fails, `past` raises a `StorageError`; a reader then goes
+on by `bypass`, which fetches for it alone and keeps nothing, with the same hold-back.
+
 The leader reads from the network while a thread writes what has come: under load the pieces join to larger
 ones by themselves, and the first bytes are not delayed.
 """
@@ -20,6 +23,8 @@ import contextlib
 import hashlib
 import os
 import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from proxy.domain.pages import FileRecord
@@ -30,6 +35,7 @@ from proxy.upstream.client import FileStream, Upstream
 
 HOLD_BACK = 64 << 10
 """Bytes at the end that nobody gets before the file is verified."""
+_WRONG_DIGEST = "its sha256 is not the one that the page names"
 _PENDING_AT_MOST = 1 << 20
 """Bytes that wait for the writing thread before the network has to wait."""
 
@@ -118,6 +124,19 @@ class _Batches:
         self._room.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """Bytes on their way from the upstream to one reader, in at least one piece; `size`: of the file, if known."""
+
+    size: int | None
+    pieces: AsyncGenerator[bytes, None]
+
+
+def _hash_start(opened: BinaryIO, length: int, seen: hashlib._Hash) -> None:
+    for start in range(0, length, _PENDING_AT_MOST):
+        seen.update(os.pread(opened.fileno(), min(_PENDING_AT_MOST, length - start), start))
+
+
 class Transfer:
     """One fill of one file. Made by `cache.files`; `fill` runs in its leader's task, the rest is for readers.
 
@@ -192,6 +211,50 @@ class Transfer:
         self._check()
         raise StoreUnavailable(f"{self._record.filename} left the cache before it was read", hint="ask again")
 
+    @contextlib.asynccontextmanager
+    async def bypass(self, opened: BinaryIO | None = None, position: int = 0) -> AsyncIterator[Bypass]:
+        """The rest of the file for one reader, straight from the upstream: where it cannot be kept.
+
+        Args:
+            opened: what `open` gave, where the reader has bytes already: they are hashed from there.
+            position: how many bytes it has.
+
+        Raises:
+            UpstreamError: as `started`.
+            StorageError: no digest would tell whether the two halves are of one file.
+        """
+        if position and self.sha256 is None:
+            self._check()
+        async with self._client.file(self._record.url, start=position) as stream:
+            self._take_head(stream)
+            seen = hashlib.sha256()
+            if opened is not None:
+                await asyncio.to_thread(_hash_start, opened, position, seen)
+            async with contextlib.aclosing(self._rest(stream, position, seen)) as pieces:
+                yield Bypass(self.size, pieces)
+
+    async def _rest(
+        self, stream: FileStream, position: int, seen: hashlib._Hash
+    ) -> AsyncGenerator[bytes, None]:
+        """What follows `position`, with the end held back until all of it is verified."""
+        place, held = stream.start, bytearray()
+        async for piece in stream.chunks():
+            # The upstream may have begun at the start in spite of the range.
+            fresh = piece[max(0, position - place) :]
+            place += len(piece)
+            if self.size is not None and place > self.size:
+                raise self._mismatch(f"it goes on after {self.size} bytes")
+            seen.update(fresh)
+            held += fresh
+            if len(held) > HOLD_BACK:
+                yield bytes(held[:-HOLD_BACK])
+                del held[:-HOLD_BACK]
+        if self.size is not None and place != self.size:
+            raise self._mismatch(f"it ended after {place} of {self.size} bytes")
+        if self.sha256 is not None and seen.hexdigest() != self.sha256:
+            raise self._mismatch(_WRONG_DIGEST)
+        yield bytes(held)
+
     async def fill(self) -> tuple[str, int]:
         """Fetch, verify and put into place. For the leader.
 
@@ -249,7 +312,7 @@ class Transfer:
     def _verified(self, sink: _Sink) -> str:
         digest = sink.digest()
         if self.sha256 is not None and digest != self.sha256:
-            raise self._mismatch("its sha256 is not the one that the page names")
+            raise self._mismatch(_WRONG_DIGEST)
         return digest
 
     def _take_head(self, stream: FileStream) -> None:

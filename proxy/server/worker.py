@@ -19,10 +19,14 @@ from proxy.index.instance import Instance
 from proxy.observe.logs import Logger, bridge_standard_logging, make_logger
 from proxy.server.assembly import admit_owner, close_instance, open_instance, program_version
 from proxy.web.app import build
-from proxy.web.notes import CLOSING
+from proxy.web.notes import CLOSING, UNDER_WAY
 
 GRACE = 30.0
 """Seconds that requests under way have to end after the signal to stop."""
+_LATE_GRACE = 5.0
+"""Seconds that are left to those that came while the others were waited for."""
+_LOOK = 0.05
+"""Seconds between looks whether they have ended."""
 _FLUSH = 10.0
 """Seconds between writings of what gathers in memory."""
 _PROBE = 1.0
@@ -71,7 +75,7 @@ async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
         loop.add_signal_handler(number, stop.set)
     app = build(instance, logger)
     # A client that goes away ends its own reading; what it set going (a transfer, a commit) goes on.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=False, shutdown_timeout=GRACE)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=False, shutdown_timeout=_LATE_GRACE)
     await runner.setup()
     gathering = asyncio.create_task(_write_what_gathers(instance, logger))
     try:
@@ -81,6 +85,7 @@ async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
         await stop.wait()
         logger.info("stopping", grace_seconds=GRACE)
         app[CLOSING].set()
+        await _ended(app[UNDER_WAY])
     finally:
         await runner.cleanup()
         gathering.cancel()
@@ -88,6 +93,19 @@ async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
             await gathering
         await close_instance(instance)
         logger.info("stopped")
+
+
+async def _ended(under_way: dict[str, web.Request]) -> None:
+    """Wait for the requests that are under way now, `GRACE` at most; those whose client has gone do not count.
+
+    The sockets stay open meanwhile, so that a load balancer hears from `/readyz` that it is to go elsewhere.
+    """
+    waiting = dict(under_way)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GRACE):
+            # A client that leaves sets off no event of ours, so it is looked for.
+            while any(one.transport is not None for key, one in waiting.items() if key in under_way):  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
 
 
 async def _listen(runner: web.AppRunner, listen: str, settings: ServerSettings) -> str:

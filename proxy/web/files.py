@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import web
 
 from proxy.cache.files import metadata_record
+from proxy.cache.transfers import Transfer
 from proxy.domain.addresses import File
-from proxy.domain.pages import FileRecord
-from proxy.errors import NoSuchFile, StoreUnavailable
+from proxy.errors import NoSuchFile, StorageError, StoreUnavailable
 from proxy.index.answers import Borrowed, FileAnswer
 from proxy.index.instance import Instance
 from proxy.registry.packages import StoredFile
@@ -94,37 +95,59 @@ async def _borrowed(
         record = metadata_record(record)
     cached = instance.files.cached(record)
     if cached is not None:
-        opened = _open(cached.path)
-        if opened is not None:
+        whole = _open(cached.path)
+        if whole is not None:
             hit = {**headers, **problems.decided(answer.decision, cache="hit")}
-            return await replies.file(request, opened, cached.size, f'"{cached.sha256}"', hit)
+            return await replies.file(request, whole, cached.size, f'"{cached.sha256}"', hit)
     headers |= problems.decided(answer.decision, cache="fwd=uri-miss; stored")
     etag = f'"{record.sha256}"' if record.sha256 else None
     if etag is not None and replies.matches(request.headers.get("If-None-Match"), etag):
         return web.Response(status=304, headers={**headers, "ETag": etag})
     if request.method == "HEAD" and record.size is not None:
-        return _head(headers, etag, record)
+        return _head(headers, etag, record.size)
     transfer = instance.files.join(source.upstream, record)
-    await transfer.started()
-    if request.method != "HEAD":
-        # Nothing is promised before there is something to send: a small file is verified by then.
-        await transfer.past(0)
-    if not await instance.index.file_holds(answer):
-        return None
-    if request.method == "HEAD":
-        return _head(headers, etag, record, transfer.size)
-    return await replies.arriving(request, transfer, etag, headers)
+    with contextlib.ExitStack() as closing:
+        opened: BinaryIO | None = None
+        try:
+            await transfer.started()
+            if request.method != "HEAD":
+                # Nothing is promised before there is something to send: a small file is verified by then.
+                await transfer.past(0)
+                opened = closing.enter_context(transfer.open())
+        except StorageError:
+            headers |= problems.decided(answer.decision, cache="fwd=uri-miss")
+            return await _bypassed(request, transfer, answer, instance, etag, headers)
+        if not await instance.index.file_holds(answer):
+            return None
+        if opened is None:
+            return _head(headers, etag, transfer.size)
+        return await replies.arriving(request, transfer, opened, etag, headers)
 
 
-def _head(
-    headers: dict[str, str], etag: str | None, record: FileRecord, size: int | None = None
-) -> web.Response:
+async def _bypassed(
+    request: web.Request,
+    transfer: Transfer,
+    answer: FileAnswer,
+    instance: Instance,
+    etag: str | None,
+    headers: dict[str, str],
+) -> web.StreamResponse | None:
+    """A file that cannot be kept, straight from its upstream; None where the decision changed meanwhile."""
+    async with transfer.bypass() as passed:
+        first = await anext(passed.pieces)
+        if not await instance.index.file_holds(answer):
+            return None
+        if request.method == "HEAD":
+            return _head(headers, etag, passed.size)
+        return await replies.bypassing(request, passed, first, etag, headers)
+
+
+def _head(headers: dict[str, str], etag: str | None, size: int | None) -> web.Response:
     sent = {**headers, "Content-Type": "application/octet-stream"}
     if etag is not None:
         sent["ETag"] = etag
-    length = record.size if record.size is not None else size
-    if length is not None:
-        sent["Content-Length"] = str(length)
+    if size is not None:
+        sent["Content-Length"] = str(size)
     return web.Response(headers=sent)
 
 

@@ -11,9 +11,10 @@ from typing import BinaryIO
 
 from aiohttp import web
 
-from proxy.cache.transfers import Transfer
+from proxy.cache.transfers import Bypass, Transfer
 from proxy.domain.decide import Decision, Word
 from proxy.domain.negotiate import Representation
+from proxy.errors import StorageError
 from proxy.index.variants import Variant
 from proxy.web.problems import NO_STORE, decided
 
@@ -149,26 +150,54 @@ async def _copy(response: web.StreamResponse, opened: BinaryIO, first: int, end:
 
 
 async def arriving(
-    request: web.Request, transfer: Transfer, etag: str | None, headers: Mapping[str, str]
+    request: web.Request,
+    transfer: Transfer,
+    opened: BinaryIO,
+    etag: str | None,
+    headers: Mapping[str, str],
 ) -> web.StreamResponse:
     """A file that is still arriving: streamed from its first byte, the last ones after they are verified.
 
     A range is answered with all of it, which RFC 9110 14.2 allows: what is not verified is not served in parts.
-    Call it once the transfer has bytes to give.
+    Call it once the transfer has bytes to give; `opened` is what it gave to read them from.
     """
-    sent = {**headers, "Content-Type": "application/octet-stream"}
-    if etag is not None:
-        sent["ETag"] = etag
-    if transfer.size is not None:
-        sent["Content-Length"] = str(transfer.size)
-    response = web.StreamResponse(headers=sent)
-    if transfer.size is None:
-        response.enable_chunked_encoding()
-    with transfer.open() as opened:
-        await response.prepare(request)
-        position = 0
-        # An error from here on breaks the connection off (web.app): this is no whole file, and no status can say so.
+    response = _streamed(etag, transfer.size, headers)
+    await response.prepare(request)
+    position = 0
+    # An error from here on breaks the connection off (web.app): this is no whole file, and no status can say so.
+    try:
         while (ready := await transfer.past(position)) > position:
             await _copy(response, opened, position, ready)
             position = ready
+    except StorageError:
+        async with transfer.bypass(opened, position) as rest:
+            await _pass_on(response, rest)
+    return response
+
+
+async def bypassing(
+    request: web.Request, passed: Bypass, first: bytes, etag: str | None, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """A file that cannot be kept, as `arriving`; `first` is the piece that was taken from it already."""
+    response = _streamed(etag, passed.size, headers)
+    await response.prepare(request)
+    await response.write(first)
+    await _pass_on(response, passed)
+    return response
+
+
+async def _pass_on(response: web.StreamResponse, passed: Bypass) -> None:
+    async for piece in passed.pieces:
+        await response.write(piece)
+
+
+def _streamed(etag: str | None, size: int | None, headers: Mapping[str, str]) -> web.StreamResponse:
+    sent = {**headers, "Content-Type": "application/octet-stream"}
+    if etag is not None:
+        sent["ETag"] = etag
+    if size is not None:
+        sent["Content-Length"] = str(size)
+    response = web.StreamResponse(headers=sent)
+    if size is None:
+        response.enable_chunked_encoding()
     return response

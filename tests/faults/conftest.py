@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.web.wire import Answer, Wire
 
 T = TypeVar("T")
 
+HOLD_BACK = 64 << 10
 TOKEN = "an-owner-token-of-the-tests-1"
 GROUPS: dict[str, Any] = {
     "groups": {"acme": {"visibility": "public", "projects": {"widgets": {}, "sandbox": {}}}}
@@ -53,6 +55,28 @@ def published(server: OverlayServer, filename: str, content: bytes, project: str
 def address(filename: str, content: bytes, index: str = "") -> str:
     """Where an index serves a file."""
     return f"{index}/files/{sha256(content)}/{filename}"
+
+
+def outcome(server: OverlayServer, target: str) -> Answer | None:
+    """What a client gets; None where the connection ended before an answer."""
+    try:
+        return Wire(server.url).get(target)
+    except (ConnectionError, http.client.HTTPException):
+        return None
+
+
+def assert_incomplete(answer: Answer | None, length: int | None) -> None:
+    """See that a client got no answer, an error, or a part of a file that nobody can take for the whole.
+
+    Args:
+        length: of the file, where the server could know it: then all of its end was held back.
+    """
+    if answer is None or answer.status in {502, 503, 504}:
+        return
+    assert answer.status == 200
+    assert not answer.whole
+    if length is not None:
+        assert len(answer.body) <= length - HOLD_BACK
 
 
 class Background:

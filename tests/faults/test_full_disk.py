@@ -6,20 +6,33 @@ No test may fill a real disk, so the system limits the size of every file that t
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.faults.conftest import TOKEN, address, make_server, publish, published, sha256
+from tests.faults.conftest import (
+    TOKEN,
+    Background,
+    address,
+    assert_incomplete,
+    make_server,
+    outcome,
+    publish,
+    published,
+    sha256,
+)
 from tests.support.server import OverlayServer
 from tests.support.upstream import FakeUpstream
+from tests.support.waiting import wait_until
 from tests.support.wheels import make_wheel
 from tests.web.forms import FORM_TYPE, upload
-from tests.web.wire import Wire, receive
+from tests.web.wire import JSON, Wire, receive
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no resource limits")
 
@@ -41,14 +54,23 @@ class Cramped(OverlayServer):
         return [*command[:place], "-c", WRAPPER % LIMIT, *command[place + 2 :]]
 
 
-@pytest.fixture
-def cramped(upstream: FakeUpstream, tmp_path: Path) -> Iterator[OverlayServer]:
-    with make_server(upstream, tmp_path, kind=Cramped) as server:
+@pytest.fixture(scope="module")
+def cramped(
+    upstream_of_module: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OverlayServer]:
+    with make_server(upstream_of_module, tmp_path_factory.mktemp("cramped"), kind=Cramped) as server:
         yield server
 
 
+@pytest.fixture
+def upstream(upstream_of_module: FakeUpstream) -> FakeUpstream:
+    """The upstream of `cramped`, empty. Tests give their projects names of their own: pages are cached."""
+    upstream_of_module.reset()
+    return upstream_of_module
+
+
 def test_an_upload_that_finds_no_room_is_told_507_and_leaves_nothing(cramped: OverlayServer) -> None:
-    small, big = make_wheel("cogs", "1.0"), make_wheel("gears", "1.0", size=LIMIT + 100_000)
+    small, big = make_wheel("small", "1.0"), make_wheel("big", "1.0", size=LIMIT + 100_000)
     published(cramped, *small)
     done = publish(cramped, *big)
     assert done.status == 507
@@ -57,27 +79,104 @@ def test_an_upload_that_finds_no_room_is_told_507_and_leaves_nothing(cramped: Ov
     assert str(cramped.data_dir) not in done.text
     assert list((cramped.data_dir / "incoming").iterdir()) == []
     wire = Wire(cramped.url)
-    assert wire.get("/acme/simple/gears/").status == 404
+    assert wire.get("/acme/simple/big/").status == 404
     assert wire.get(address(*small, "/acme")).body == small[1]
     assert wire.get("/readyz").status == 200
-    published(cramped, *make_wheel("gears", "1.0"))
+    published(cramped, *make_wheel("big", "1.0"))
     assert "Traceback" not in cramped.log_text()
 
 
-def test_a_file_that_cannot_be_kept_is_passed_through(cramped: OverlayServer, upstream: FakeUpstream) -> None:
-    small, big = make_wheel("cogs", "1.0"), make_wheel("gears", "1.0", size=LIMIT + 1_000_000)
-    for name, made in (("cogs", small), ("gears", big)):
+numbers = itertools.count(1)
+BIG = make_wheel("gears", "1.0", size=LIMIT + 1_000_000)
+
+
+def test_a_file_that_cannot_be_kept_is_passed_through(
+    cramped: OverlayServer, upstream: FakeUpstream, background: Background
+) -> None:
+    small = make_wheel("cogs", "1.0")
+    for name, made in (("cogs", small), ("gears", BIG)):
         upstream.add_file(name, *made)
     wire = Wire(cramped.url)
     assert wire.get(address(*small)).body == small[1]
     for _ in range(2):
-        got = wire.get(address(*big))
-        assert (got.status, got.whole) == (200, True)
-        assert sha256(got.body) == sha256(big[1])
+        clients = [background.call(wire.get, address(*BIG)) for _ in range(3)]
+        for client in clients:
+            got = client.result(30)
+            assert (got.status, got.whole) == (200, True)
+            assert sha256(got.body) == sha256(BIG[1])
+    assert wire.head(address(*BIG))["Content-Length"] == str(len(BIG[1]))
     assert list((cramped.data_dir / "cache" / "partial").iterdir()) == []
+    assert "no space is left" in cramped.log_text()
     upstream.stop()
     assert wire.get(address(*small)).body == small[1]
     assert wire.get("/readyz").status == 200
+
+
+@pytest.mark.parametrize(
+    ("about", "fault", "served"),
+    [
+        ({}, {"ignore_range": True}, True),
+        ({}, {"chunked": True}, True),
+        ({"size": False}, {}, True),
+        ({}, {"alter": 1}, False),
+        ({}, {"alter": -1}, False),
+        ({}, {"truncate": 400_000, "nth": 2}, False),
+        ({"hashes": []}, {}, False),
+    ],
+    ids=str,
+)
+def test_what_is_passed_through_is_verified_all_the_same(
+    cramped: OverlayServer,
+    upstream: FakeUpstream,
+    about: dict[str, Any],
+    fault: dict[str, Any],
+    served: bool,
+) -> None:
+    """Without a digest nothing could tell whether two halves are of one file: then there is no second half."""
+    name, content = f"gears{next(numbers)}", BIG[1]
+    filename = f"{name}-1.0-py3-none-any.whl"
+    upstream.add_file(name, filename, content)
+    upstream.change_project(name, **about)
+    if fault:
+        upstream.fault(f"/packages/*{filename}", **fault)
+    target = address(filename, content)
+    if about.get("hashes") == []:
+        path = Wire(cramped.url).get(f"/simple/{name}/", headers={"Accept": JSON}).json["files"][0]["url"]
+        target = "/" + path.lstrip("./")
+    answer = outcome(cramped, target)
+    if served:
+        assert answer is not None
+        assert answer.whole
+        assert answer.body == content
+    else:
+        assert_incomplete(answer, len(content))
+
+
+@pytest.mark.parametrize("size", [1_000, 400_000])
+def test_where_nothing_at_all_can_be_written_files_pass_from_the_first_byte(
+    upstream: FakeUpstream, tmp_path: Path, size: int
+) -> None:
+    filename, content = make_wheel("gears", "1.0", size=size)
+    bad, bad_content = make_wheel("cogs", "1.0", size=size)
+    upstream.add_file("gears", filename, content)
+    upstream.add_file("cogs", bad, bad_content)
+    upstream.fault(f"/packages/*{bad}", alter=True)
+    with make_server(upstream, tmp_path) as server:
+        partial = server.data_dir / "cache" / "partial"
+        partial.rmdir()
+        partial.write_text("where a directory should be, nothing can be written")
+        wire = Wire(server.url)
+        got = wire.get(address(filename, content))
+        assert (got.status, got.body) == (200, content)
+        assert got["Cache-Status"] == "pypi-overlay; fwd=uri-miss"
+        assert got["ETag"] == f'"{sha256(content)}"'
+        assert_incomplete(outcome(server, address(bad, bad_content)), len(bad_content))
+        partial.unlink()
+        partial.mkdir()
+        assert wire.get(address(filename, content)).body == content
+        wait_until(
+            lambda: list(server.data_dir.glob(f"cache/files/*/{sha256(content)}")), what="the file to be kept"
+        )
 
 
 def test_a_page_that_cannot_be_kept_is_shown(upstream: FakeUpstream, tmp_path: Path) -> None:

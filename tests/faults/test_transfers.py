@@ -16,7 +16,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.faults.conftest import Background, address, make_server, sha256
+from tests.faults.conftest import (
+    HOLD_BACK,
+    Background,
+    address,
+    assert_incomplete,
+    make_server,
+    outcome,
+    sha256,
+)
 from tests.support.server import OverlayServer
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
@@ -36,7 +44,6 @@ def server_of_module(
 
 
 MiB = 1 << 20
-HOLD_BACK = 64 << 10
 
 
 @pytest.fixture
@@ -128,28 +135,6 @@ def test_bytes_stream_from_the_first_on_and_the_last_are_held_back(
         answer.close()
 
 
-def outcome(server: OverlayServer, filename: str, content: bytes) -> Answer | None:
-    """What a client gets of a file; None where the connection ended before an answer."""
-    try:
-        return Wire(server.url).get(address(filename, content))
-    except (ConnectionError, http.client.HTTPException):
-        return None
-
-
-def assert_incomplete(answer: Answer | None, length: int | None) -> None:
-    """No answer, an error, or a part that nobody can take for the whole.
-
-    Args:
-        length: of the file, where the server could know it: then all of its end was held back.
-    """
-    if answer is None or answer.status in {502, 503, 504}:
-        return
-    assert answer.status == 200
-    assert not answer.whole
-    if length is not None:
-        assert len(answer.body) <= length - HOLD_BACK
-
-
 @pytest.mark.parametrize("size", [1_000, 4_000_000])
 @pytest.mark.parametrize(
     "fault",
@@ -167,10 +152,10 @@ def test_wrong_bytes_are_never_a_whole_file(
     filename, content = make_wheel(name, "1.0", size=size)
     upstream_of_module.add_file(name, filename, content)
     upstream_of_module.fault(f"/packages/*{filename}", **fault)
-    clients = [background.call(outcome, shared, filename, content) for _ in range(3)]
+    clients = [background.call(outcome, shared, address(filename, content)) for _ in range(3)]
     for client in clients:
         assert_incomplete(client.result(30), len(content))
-    assert_incomplete(outcome(shared, filename, content), len(content))
+    assert_incomplete(outcome(shared, address(filename, content)), len(content))
     digest = sha256(content)
     assert not list(shared.data_dir.glob(f"cache/files/*/{digest}"))
     partial = shared.data_dir / "cache" / "partial" / digest
@@ -268,10 +253,7 @@ class LiedTo:
         self.upstream.change_project(name, size=names_size, hashes=hashes, core_metadata=False)
         self.liar.answer, self.liar.asked = answer, 0
         key = sha256(CONTENT) if names_digest else f"url-{sha256(url.encode())}"
-        try:
-            got = Wire(self.server.url).get(f"/files/{key}/{filename}")
-        except (ConnectionError, http.client.HTTPException):
-            got = None
+        got = outcome(self.server, f"/files/{key}/{filename}")
         assert self.liar.asked, "it never came to the lie"
         return got
 
@@ -332,8 +314,8 @@ def test_hanging_requests_hold_up_nobody_else(
         wire = Wire(server.url)
         assert wire.get(address(known, known_content)).body == known_content
         for number in range(10):
-            background.call(outcome_of_page, server, f"hanging{number}")
-            background.call(outcome, server, stuck, stuck_content)
+            background.call(outcome, server, f"/simple/hanging{number}/")
+            background.call(outcome, server, address(stuck, stuck_content))
         upstream.await_requests("/simple/hanging", 10)
         upstream.await_requests(f"/{stuck}")
         began = time.monotonic()
@@ -345,13 +327,6 @@ def test_hanging_requests_hold_up_nobody_else(
         assert wire.get("/simple/nobody-has-it/").status == 404
         assert time.monotonic() - began < 3
         server.kill()  # and with it the clients that still wait
-
-
-def outcome_of_page(server: OverlayServer, name: str) -> int | None:
-    try:
-        return Wire(server.url).get(f"/simple/{name}/").status
-    except (ConnectionError, http.client.HTTPException):
-        return None
 
 
 def test_a_gzip_bomb_is_refused_and_costs_no_memory(

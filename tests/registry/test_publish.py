@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -39,6 +40,7 @@ from proxy.registry.publish import Origin, Published
 from proxy.server.assembly import close_instance, open_instance
 from proxy.storage.tables import audit, files
 from tests.registry.making import CONFIG, DEFAULT, GLOBEX, NOW, SANDBOX, WIDGETS, Clock, snapshot_of
+from tests.support.waiting import wait_until_async
 from tests.support.wheels import make_sdist, make_wheel
 
 ALICE = Caller(CallerKind.USER, "alice", token=7, scopes=frozenset({Scope.API}))
@@ -496,18 +498,24 @@ async def test_bytes_stay_as_long_as_another_file_needs_them(instance: Instance,
     assert not objects(instance)
 
 
-async def test_a_deletion_racing_an_upload_of_the_same_bytes_leaves_the_file_whole(
+async def test_bytes_that_are_published_anew_between_deletion_and_sweep_stay(
     instance: Instance, publish: Publish
 ) -> None:
+    """In the writer's queue: the deletion of the rows, an upload of the same bytes, then the sweep of objects."""
     filename, content = make_wheel("gears", "1.0")
-    for _ in range(10):
-        await publish(body(filename, content), WIDGETS)
-        await asyncio.gather(
-            delete(instance, WIDGETS, "gears"), publish(body(filename, content), GLOBEX, OWNER)
-        )
-        with instance.objects.open(sha256(content)) as kept:
-            assert kept.read() == content
-        await delete(instance, GLOBEX, "gears")
+    await publish(body(filename, content), WIDGETS)
+    queue = instance.registry._writer._work_queue
+    go_on = threading.Event()
+    holding = asyncio.create_task(instance.registry.change(lambda _: go_on.wait(10)))
+    deleting = asyncio.create_task(delete(instance, WIDGETS, "gears"))
+    await wait_until_async(lambda: queue.qsize() == 1, what="the deletion to stand in the queue")
+    uploading = asyncio.create_task(publish(body(filename, content), GLOBEX, OWNER))
+    await wait_until_async(lambda: queue.qsize() == 2, what="the upload to stand behind it")
+    go_on.set()
+    await asyncio.gather(holding, deleting, uploading)
+    with instance.objects.open(sha256(content)) as kept:
+        assert kept.read() == content
+    await delete(instance, GLOBEX, "gears")
     assert not objects(instance)
 
 
