@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -55,7 +56,8 @@ def page_of(house: House, name: str) -> list[str]:
 
 def stored_fields(house: House, name: str) -> dict[str, Any]:
     """What the registry keeps of the form of a name's only file."""
-    with sqlite3.connect(f"file:{house.server.data_dir / 'registry.sqlite'}?mode=ro", uri=True) as registry:
+    address = f"file:{house.server.data_dir / 'registry.sqlite'}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as registry:
         tables = [row[0] for row in registry.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             columns = [row[1] for row in registry.execute(f"PRAGMA table_info({table})")]
