@@ -86,11 +86,6 @@ class Files:
         # The size of a digest's content never changes, so what was once read may be kept.
         self._sizes: LRUCache[str, int] = LRUCache(20_000)
 
-    def reconfigure(self, upstreams: Mapping[str, Upstream], settings: CacheSettings) -> None:
-        """Use new upstreams and settings from now on; transfers under way go on with the old ones."""
-        self._upstreams = upstreams
-        self._settings = settings
-
     def cached(self, record: FileRecord) -> CachedFile | None:
         """The file of `record` if it lies here whole; None means: `join`.
 

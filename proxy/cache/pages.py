@@ -131,11 +131,6 @@ class Pages:
         self._memory: LRUCache[str, _Kept] = LRUCache(_MEMORY_BYTES, getsizeof=_encoded_size)
         self._negatives_written = 0
 
-    def reconfigure(self, upstreams: Mapping[str, Upstream], settings: CacheSettings) -> None:
-        """Use new upstreams and settings from now on. Pages of an upstream whose address changed are misses."""
-        self._upstreams = upstreams
-        self._settings = settings
-
     async def get(self, upstream: str, name: Name) -> CachedPage | None:
         """The page of `name` at `upstream`, or None for a valid "no such project".
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from proxy.cli.advice import advise
 from proxy.cli.opening import config_file
 from proxy.cli.options import Branch, Invocation, pass_invocation
 from proxy.config.compile import compile_snapshot, file_of
-from proxy.config.load import json_schema, load
+from proxy.config.load import Loaded, json_schema, load
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import ConfigError, Problem, StorageError
 from proxy.registry import namespaces, packages
@@ -91,8 +92,26 @@ def find_problems(file: str | None) -> Findings:
         return Findings(errors=error.problems)
     except StorageError as error:
         unseen = Problem(file or "", 0, "storage.data_dir", f"not checked against the data: {error}")
-        return Findings(warnings=(*advise(loaded, snapshot.tree, []), unseen))
-    return Findings(warnings=tuple(sorted(advise(loaded, snapshot.tree, claims), key=lambda each: each.line)))
+        return Findings(warnings=(*advise(loaded, snapshot.tree, []), *_missing_files(loaded), unseen))
+    warnings = (*advise(loaded, snapshot.tree, claims), *_missing_files(loaded))
+    return Findings(warnings=tuple(sorted(warnings, key=lambda each: each.line)))
+
+
+def _missing_files(loaded: Loaded) -> Iterator[Problem]:
+    """Files that the configuration names and that are not here; a warning, since it may be meant for elsewhere."""
+    config = loaded.config
+    named: dict[tuple[str, ...], str | None] = {
+        ("upstreams", name, "ca_file"): upstream.ca_file
+        for name, upstream in config.upstreams.items()
+        if upstream is not None
+    }
+    if config.server.tls is not None:
+        named["server", "tls", "certificate"] = config.server.tls.certificate
+        named["server", "tls", "key"] = config.server.tls.key
+    for keys, path in named.items():
+        if path is not None and not Path(path).is_file():
+            origin = loaded.origin(keys)
+            yield Problem(origin.file, origin.line, origin.path, "there is no such file here")
 
 
 class _Tried(Exception):

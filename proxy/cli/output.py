@@ -18,7 +18,6 @@ from proxy.errors import OverlayError
 
 FAILED = 1
 """Exit status of what was refused or failed; 2, for wrong usage, is click's own."""
-WRONG_USAGE = 2
 INTERRUPTED = 130
 
 Item: TypeAlias = Mapping[str, object]

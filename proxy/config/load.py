@@ -83,7 +83,11 @@ def load(path: str | None, environ: Mapping[str, str]) -> Loaded:
 
 
 def load_bytes(content: bytes | None, file: str, environ: Mapping[str, str]) -> Loaded:
-    """As `load`, of a file's bytes; `file` is its name for messages and origins."""
+    """As `load`, of a file's bytes; `file` is its name for messages and origins.
+
+    Raises:
+        ConfigError: as `load`.
+    """
     defaults = shipped_defaults()
     tree, problems = read_yaml(defaults.decode(), SHIPPED)
     if content is not None:
@@ -131,7 +135,7 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:  # noqa: PTH123 - the path is the operator's own spelling
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        message = "there is no such file; name another with --config, or leave that out for the defaults"
+        message = "there is no such file; name another with --config or in PYPI_OVERLAY_CONFIG"
     except IsADirectoryError:
         message = "expected a file, got a directory"
     except PermissionError:

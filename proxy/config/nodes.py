@@ -111,6 +111,10 @@ def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 1
         what = error.problem or what
+        # The parser says no more of a tab than of any other character that is out of place.
+        lines = text.splitlines()
+        if mark is not None and mark.line < len(lines) and lines[mark.line].startswith("\t", mark.column):
+            what = "a tab; indent with spaces"
     elif isinstance(error, yaml.reader.ReaderError):
         line = text.encode()[: error.position].count(b"\n") + 1
         what = "a control character that YAML does not allow"

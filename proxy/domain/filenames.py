@@ -35,11 +35,10 @@ _PLATFORM = re.compile(r"\.(?:linux|macosx|win|cygwin|solaris|freebsd)[a-z0-9]*(
 
 
 class Kind(StrEnum):
-    """What `file_types` of the configuration tells apart."""
+    """What may be published."""
 
     WHEEL = "wheel"
     SDIST = "sdist"
-    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +79,6 @@ def is_safe_filename(filename: str) -> bool:
         and _SAFE.match(filename) is not None
         and not filename.endswith(_BESIDE)
     )
-
-
-def kind_of(filename: str) -> Kind:
-    """The kind, by the suffix alone."""
-    if filename.endswith(".whl"):
-        return Kind.WHEEL
-    return Kind.SDIST if filename.endswith(_SDIST_SUFFIXES) else Kind.OTHER
 
 
 def parse_distribution(filename: str, name: Name | None = None) -> Distribution:

@@ -29,6 +29,9 @@ _TYPES: dict[str, Representation] = {**{item.value: item for item in Representat
 _NAMED_ORDER = (Representation.JSON, Representation.HTML_V1, Representation.HTML)
 _WILDCARD_ORDER = (Representation.HTML, Representation.JSON, Representation.HTML_V1)
 
+_LONGEST = 4096
+"""Characters of a list that are read: many lines of a header may make one of a megabyte."""
+
 _RANGE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+\Z", re.ASCII)
 _QUALITY = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\Z", re.ASCII)
 
@@ -97,7 +100,7 @@ def _elements(header: str, *, ranges: bool = True) -> Iterator[tuple[str, float]
 
     Parameters besides `q` are ignored: no offer differs by them.
     """
-    for element in header.split(","):
+    for element in header[:_LONGEST].split(","):
         value, *parameters = (part.strip(" \t") for part in element.lower().split(";"))
         if not value or (ranges and _RANGE.match(value) is None):
             continue

@@ -185,7 +185,8 @@ def _malformed() -> NotAuthenticated:
 
 def _refusal() -> NotAuthenticated:
     return NotAuthenticated(
-        "these credentials are not valid", hint="the token may be mistyped, expired or revoked"
+        "these credentials are not valid",
+        hint="the token may be mistyped, expired or revoked, or need the user name `__token__`",
     )
 
 

@@ -1,0 +1,1 @@
+"""What the program says of itself while it runs: its log, without secrets."""

@@ -13,6 +13,7 @@ from proxy.cache.files import Files
 from proxy.cache.pages import Pages
 from proxy.config.compile import file_of
 from proxy.domain.snapshot import Snapshot
+from proxy.errors import StorageError
 from proxy.identity import tokens
 from proxy.identity.tokens import LastUse
 from proxy.index.answers import Index
@@ -60,7 +61,12 @@ def open_instance(
         StorageError: the data directory or a database cannot be used, or another process serves it.
     """
     layout = Layout(snapshot.data_dir)
-    layout.prepare()
+    try:
+        layout.prepare()
+    except StorageError as error:
+        # Below, paths stay out of messages, since those may reach clients; here only the operator listens.
+        error.message = f"{snapshot.data_dir}: {error.message}"
+        raise
     locks = Locks(layout)
     try:
         if serving:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -13,7 +15,8 @@ import sys
 import uvloop
 from aiohttp import web
 
-from proxy.domain.snapshot import ServerSettings, Snapshot
+from proxy.config.compile import file_of
+from proxy.domain.snapshot import Snapshot, TlsSettings
 from proxy.errors import ConfigError, OverlayError, Problem, StorageError
 from proxy.index.instance import Instance
 from proxy.observe.logs import Logger, bridge_standard_logging, make_logger
@@ -31,6 +34,12 @@ _FLUSH = 10.0
 """Seconds between writings of what gathers in memory."""
 _PROBE = 1.0
 """Seconds in which a living server answers at its unix socket."""
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "stop what listens there, or choose another with --listen",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --listen",
+    errno.EACCES: "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose another with --listen",
+}
+"""What to do about the commonest reasons why a port cannot be opened."""
 OWNER_TOKEN = "PYPI_OVERLAY_OWNER_TOKEN"  # noqa: S105 - the variable's name, not a secret
 
 
@@ -45,6 +54,7 @@ def serve(snapshot: Snapshot, *, listen: str | None = None) -> None:
     """
     logger = make_logger(snapshot.log.format, snapshot.log.level, sys.stderr)
     unbridge = bridge_standard_logging(logger)
+    _raise_file_limit()
     try:
         instance = open_instance(snapshot, serving=True)
         text = admit_owner(instance, os.environ.get(OWNER_TOKEN))
@@ -54,6 +64,17 @@ def serve(snapshot: Snapshot, *, listen: str | None = None) -> None:
             runner.run(_serve(instance, listen or snapshot.server.listen, logger))
     finally:
         unbridge()
+
+
+def _raise_file_limit() -> None:
+    """Let as many files be open as the system permits: each connection is one, and each download another.
+
+    The usual 1,024 are a limit of old programs that call `select`, which this one does not.
+    """
+    _, permitted = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems name more than they grant; then it stays as it is.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (permitted, permitted))
 
 
 def _tell_owner(text: str, instance: Instance, logger: Logger) -> None:
@@ -79,7 +100,7 @@ async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
     await runner.setup()
     gathering = asyncio.create_task(_write_what_gathers(instance, logger))
     try:
-        address = await _listen(runner, listen, instance.snapshot.server)
+        address = await _listen(runner, listen, instance.snapshot)
         listening = f"listening on {address}"
         logger.info(listening, version=program_version(), data_dir=instance.layout.data_dir)
         await stop.wait()
@@ -108,29 +129,46 @@ async def _ended(under_way: dict[str, web.Request]) -> None:
                 await asyncio.sleep(_LOOK)
 
 
-async def _listen(runner: web.AppRunner, listen: str, settings: ServerSettings) -> str:
-    """Open the socket; returns its address as people write it."""
-    tls = _tls(settings)
+async def _listen(runner: web.AppRunner, listen: str, snapshot: Snapshot) -> str:
+    """Open the socket; returns its address as people write it.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be used.
+        StorageError: the socket cannot be opened; says why.
+    """
+    tls = _tls(snapshot.server.tls, file_of(snapshot))
     if listen.startswith("unix:"):
         path = listen.removeprefix("unix:")
         _refuse_taken_socket(path)
         try:
             await web.UnixSite(runner, path, ssl_context=tls).start()
         except OSError as error:
-            raise StorageError(f"cannot listen on {listen}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot listen on {listen}: {error.strerror}",
+                hint="check the directory and its permissions, or choose another with --listen",
+            ) from error
         return listen
     host, _, port = listen.rpartition(":")
     site = web.TCPSite(runner, host.strip("[]") or None, int(port), ssl_context=tls, backlog=1024)
     try:
         await site.start()
-    except OSError as error:
-        raise StorageError(
-            f"cannot listen on {listen}: {error.strerror or error}",
-            hint="is the port taken? choose another with --listen",
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise _not_listening(listen, error) from error
     bound = runner.addresses[0]
     shown = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
     return f"{'https' if tls else 'http'}://{shown}:{bound[1]}"
+
+
+def _not_listening(listen: str, error: OSError | UnicodeError) -> StorageError:
+    """What a port that could not be opened is told as."""
+    hint = "choose another with --listen"
+    if isinstance(error, UnicodeError):
+        return StorageError(f"cannot listen on {listen}: no host's name", hint=hint)
+    number = error.errno or 0
+    # The event loop puts a sentence with the address into `strerror`; what the system says is enough. Errors
+    # of name resolution have numbers of their own.
+    why = os.strerror(number).lower() if number in _LISTEN_HINTS else error.strerror or str(error)
+    return StorageError(f"cannot listen on {listen}: {why}", hint=_LISTEN_HINTS.get(number, hint))
 
 
 def _refuse_taken_socket(path: str) -> None:
@@ -151,16 +189,27 @@ def _refuse_taken_socket(path: str) -> None:
     )
 
 
-def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
-    if settings.tls is None:
+def _tls(settings: TlsSettings | None, file: str) -> ssl.SSLContext | None:
+    """What https is spoken with, or None; `file` is the configuration's name for messages."""
+    if settings is None:
         return None
+    unreadable = []
+    for key, path in (("certificate", settings.certificate), ("key", settings.key)):
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            message = f"cannot be read ({os.strerror(error.errno or 0).lower()})"
+            unreadable.append(Problem(file, 0, f"server.tls.{key}", message))
+    if unreadable:
+        raise ConfigError(unreadable)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.tls.certificate, settings.tls.key)
+        # Without a password of ours OpenSSL would ask for that of an encrypted key, at the terminal.
+        context.load_cert_chain(settings.certificate, settings.key, password="")
     except (OSError, ssl.SSLError) as error:
-        why = error.strerror or str(error)
-        message = f"cannot be used: {why}: expected PEM files of a certificate chain and its key"
-        raise ConfigError([Problem("server", 0, "server.tls", message)]) from error
+        why = f"{error.strerror or error}: expected PEM files of a certificate chain and of its key, unencrypted"
+        message = f"the certificate and the key cannot be used: {why}"
+        raise ConfigError([Problem(file, 0, "server.tls", message)]) from error
     return context
 
 

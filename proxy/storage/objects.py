@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import threading
 from typing import BinaryIO, Protocol, Self
 
 from proxy.errors import NoSuchFile, StorageError
@@ -28,8 +29,9 @@ from proxy.storage.layout import Layout
 class Incoming:
     """A file on local disk that is being received. Leaving its `with` block drops it unless it was kept.
 
-    One thread at a time may use it. `sha256`, `blake2b` (256 bits) and `md5` are lower-case hex of the bytes
-    so far, `size` counts them, `path` is where they lie.
+    One thread at a time may write to it; `discard` may come at any time, and waits for what is going on.
+    `sha256`, `blake2b` (256 bits) and `md5` are lower-case hex of the bytes so far, `size` counts them, `path`
+    is where they lie.
     """
 
     def __init__(self, directory: str) -> None:
@@ -43,6 +45,9 @@ class Incoming:
         self._sha256 = hashlib.sha256()
         self._blake2b = hashlib.blake2b(digest_size=32)
         self._md5 = hashlib.md5(usedforsecurity=False)
+        # A cancelled upload leaves its thread behind for a moment. Closing must not overtake it: the number of
+        # the descriptor may be another file's by then, a database's even.
+        self._lock = threading.Lock()
         with translated("the bytes cannot be stored"):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             self._descriptor: int | None = os.open(self.path, flags, 0o600)
@@ -70,9 +75,9 @@ class Incoming:
         Raises:
             DiskFull, StorageError: it cannot be written; only `discard` is left to do.
         """
-        if self._descriptor is None:
-            raise StorageError("the bytes cannot be stored: they are complete already")
-        with translated("the bytes cannot be stored"):
+        with self._lock, translated("the bytes cannot be stored"):
+            if self._descriptor is None:
+                raise StorageError("the bytes cannot be stored: they are complete already")
             write_all(self._descriptor, chunk)
         self._sha256.update(chunk)
         self._blake2b.update(chunk)
@@ -85,14 +90,16 @@ class Incoming:
         Raises:
             DiskFull, StorageError: they did not; only `discard` is left to do.
         """
-        if self._descriptor is not None:
-            with translated("the bytes cannot be stored"):
-                os.fsync(self._descriptor)
-            self._close()
+        with self._lock:
+            if self._descriptor is not None:
+                with translated("the bytes cannot be stored"):
+                    os.fsync(self._descriptor)
+                self._close()
 
     def discard(self) -> None:
         """Drop the file where it still lies in its directory; does nothing once it was kept."""
-        self._close()
+        with self._lock:
+            self._close()
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 

@@ -1,0 +1,1 @@
+"""Other indexes: asked within limits, read by allow-list, and only at hosts they may name."""

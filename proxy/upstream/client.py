@@ -292,7 +292,7 @@ class Upstream:
             except OSError as error:
                 raise UpstreamFaulty(
                     self.name,
-                    f"the ca_file of {self.name} cannot be used",
+                    f"the ca_file of {self.name} cannot be used ({error.strerror or 'not PEM'})",
                     hint="check upstreams in the configuration",
                 ) from error
         return context

@@ -14,6 +14,8 @@ from proxy.index.instance import Instance
 from proxy.web.notes import CALLER
 
 _SIGHTS = 4096
+_HOPS = 32
+"""Trusted proxies in a row that are believed; the header may be of any length."""
 
 
 class Callers:
@@ -64,9 +66,9 @@ class Callers:
         """The client's network address: the last hop that is no trusted proxy."""
         remote = request.remote or ""
         trusted = self._instance.snapshot.server.trusted_proxies
-        hops = [hop.strip() for hop in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
+        hops = ",".join(request.headers.getall("X-Forwarded-For", [])).rsplit(",", _HOPS)
         while hops and _is_within(remote, trusted):
-            hop = hops.pop()
+            hop = hops.pop().strip()
             if not _is_address(hop):
                 break
             remote = hop

@@ -21,6 +21,7 @@ from proxy.errors import (
     NotPermitted,
     OverlayError,
 )
+from proxy.index.answers import UNKNOWN_NAMESPACE
 from proxy.index.instance import Instance
 from proxy.registry.publish import Origin, too_large
 from proxy.web import problems
@@ -101,9 +102,11 @@ def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, c
         NotPermitted: the caller sees it, and lacks the role or scope.
     """
     tree = instance.snapshot.tree
+    sight = callers.sight(caller)
     if isinstance(address, LegacyUpload):
         wanted = instance.snapshot.server.default_project
-        if wanted is None:
+        # One that the caller may not know of is told as none.
+        if wanted is None or not (sight.anonymous or wanted in sight.askable | sight.publishes):
             raise NoSuchNamespace(
                 "/legacy/ publishes to the default project, and there is none",
                 hint="set server.default_project, or publish to a project's own address such as /acme/widgets/",
@@ -111,16 +114,15 @@ def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, c
         path, namespace = wanted, tree.get(wanted)
     else:
         path, namespace = address.place.path, address.place.namespace
-    sight = callers.sight(caller)
     if namespace is not None and namespace.path in sight.publishes:
         return namespace
-    if sight.anonymous and namespace is not None:
+    if sight.anonymous and namespace is not None and namespace.path in sight.askable:
         raise NotAuthenticated("publishing needs credentials")
     project = instance.index.reach(path, namespace, sight)
     if project.kind is Kind.GROUP:
         raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"], text=not_a_project(project, instance, sight))
     if not may(caller, Action.READ, project, tree):
-        raise NoSuchNamespace(f"there is no group or project {path[:200]!a}")
+        raise NoSuchNamespace(UNKNOWN_NAMESPACE)
     raise NotPermitted(
         f"{caller.label} may not publish to {project.path}",
         hint="it takes the role developer there, or a token with the scope for it",

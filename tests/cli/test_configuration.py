@@ -83,6 +83,20 @@ def test_data_that_cannot_be_looked_at_is_a_warning(site: Site) -> None:
     assert "not checked against the data" in found["warnings"][0]["message"]
 
 
+def test_files_that_are_named_and_not_there_are_warnings(site: Site) -> None:
+    there = site.file.parent / "ca.pem"
+    there.touch()
+    text = (
+        "server:\n  tls:\n    certificate: gone/chain.pem\n    key: gone/key.pem\n"
+        f"upstreams:\n  pypi: {{ca_file: gone/ca.pem}}\n  a: {{index_url: 'https://a.example/', ca_file: {there}}}\n"
+    )
+    assert warnings(site, text) == [
+        "3: server.tls.certificate: there is no such file here",
+        "4: server.tls.key: there is no such file here",
+        "6: upstreams.pypi.ca_file: there is no such file here",
+    ]
+
+
 def test_a_pattern_that_covers_the_names_of_others_is_a_warning(site: Site) -> None:
     site.publish("globex/things", "acme_tools-1.0-py3-none-any.whl")
     site.publish("acme/widgets", "acme_core-1.0-py3-none-any.whl")

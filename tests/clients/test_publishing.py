@@ -244,7 +244,7 @@ def test_uv_shows_that_a_version_is_none(site: Site, wide: Client, tmp_path: Pat
     [
         ("acme/", 405, "acme is a group; publish to a project such as acme/"),
         ("acme/widgets/simple/", 405, "publish to /acme/widgets/"),
-        ("acme/nothing/", 404, "there is no group or project 'acme/nothing'"),
+        ("acme/nothing/", 404, "there is no group or project of this path"),
     ],
 )
 def test_a_wrong_address_is_told_so(

@@ -114,6 +114,10 @@ def test_broken_yaml_names_the_line_that_breaks_it() -> None:
     assert problems("log: {}\nusers: {}\nserver: a: b\n")[0].startswith("f:3: not valid YAML")
 
 
+def test_a_tab_is_told_as_one() -> None:
+    assert problems("server:\n\tlisten: x\n") == ["f:2: not valid YAML: a tab; indent with spaces"]
+
+
 def test_a_control_character_is_told_with_its_line() -> None:
     assert problems("log: {}\nusers: {a\x01: {}}\n") == [
         "f:2: not valid YAML: a control character that YAML does not allow"

@@ -11,7 +11,6 @@ from proxy.domain.filenames import (
     Kind,
     candidate_names,
     is_safe_filename,
-    kind_of,
     parse_distribution,
     version_of,
 )
@@ -42,7 +41,7 @@ def test_uploads_are_read_in_the_usual_and_the_older_spellings(
 ) -> None:
     for found in (parse_distribution(filename), parse_distribution(filename, parse_name(name))):
         assert (found.filename, found.name, str(found.version)) == (filename, name, version)
-        assert found.kind is kind_of(filename)
+        assert found.kind is (Kind.WHEEL if filename.endswith(".whl") else Kind.SDIST)
 
 
 def test_tags_are_expanded_and_the_build_tag_is_normalised() -> None:
@@ -281,18 +280,3 @@ def test_safe_filenames_may_stand_in_a_page(filename: str) -> None:
 )
 def test_others_may_not(filename: str) -> None:
     assert not is_safe_filename(filename)
-
-
-@pytest.mark.parametrize(
-    ("filename", "kind"),
-    [
-        ("a-1-py3-none-any.whl", Kind.WHEEL),
-        ("a-1.tar.gz", Kind.SDIST),
-        ("a-1.zip", Kind.SDIST),
-        ("a-1.egg", Kind.OTHER),
-        ("a-1.tar.bz2", Kind.OTHER),
-        ("a-1.TAR.GZ", Kind.OTHER),
-    ],
-)
-def test_the_kind_follows_from_the_suffix(filename: str, kind: Kind) -> None:
-    assert kind_of(filename) is kind

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import socket
+from collections.abc import Iterator
+
 import pytest
 
-from tests.web.house import House, Stored
-from tests.web.wire import JSON
+from tests.web.house import House, Stored, keep_house
+from tests.web.wire import JSON, Answer
 
 KEY = "0" * 64
 
@@ -214,3 +219,94 @@ def test_a_very_long_head_is_refused_and_the_server_lives(house: House) -> None:
     assert house.wire.get("/simple/" + "a" * 20_000).status in {400, 414}
     assert house.wire.get("/simple/", headers={"X": "y" * 50_000}).status in {400, 431}
     assert house.wire.get("/healthz").status == 200
+
+
+def _told(answer: Answer) -> tuple[object, ...]:
+    """All of an answer that may differ from another's."""
+    changing = {"x-request-id", "date"}
+    headers = sorted((key, value) for key, value in answer.headers.items() if key.lower() not in changing)
+    return answer.status, answer.reason, headers, answer.body
+
+
+BELOW = ["", "/", "/simple", "/simple/", "/simple/thing/", "/simple/Thing/", f"/files/{KEY}/x-1.0.tar.gz"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("user", [None, "otto"])
+def test_what_is_hidden_is_told_apart_from_what_is_not_there_by_nobody(
+    house: House, method: str, user: str | None
+) -> None:
+    pairs = [("/acme/widgets", "/acme/nothing"), ("/acme/sandbox", "/acme/widgets/below")]
+    gitlab = "/api/v4/projects/{}/packages/pypi"
+    pairs.append((gitlab.format("acme%2Fwidgets"), gitlab.format("acme%2Fnothing")))
+    if user is not None:
+        pairs += [("/open/hidden", "/open/nothing"), (gitlab.format("42"), gitlab.format("4200"))]
+    token = None if user is None else house.tokens[user]
+    for hidden, absent in pairs:
+        for below in BELOW:
+            answers = [house.wire.send(method, base + below, token=token) for base in (hidden, absent)]
+            assert answers[0].status == (401 if user is None else 404), hidden + below
+            assert _told(answers[0]) == _told(answers[1]), hidden + below
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+@pytest.mark.parametrize("user", [None, "otto"])
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [("projects/42", "acme/widgets"), ("projects/43", "acme/sandbox"), ("groups/7/-", "acme")],
+)
+def test_the_number_of_a_hidden_namespace_does_not_tell_its_path(
+    house: House, method: str, user: str | None, base: str, path: str
+) -> None:
+    token = None if user is None else house.tokens[user]
+    for below in BELOW:
+        answer = house.wire.send(method, f"/api/v4/{base}/packages/pypi{below}", token=token)
+        assert answer.status == (401 if user is None else 404)
+        assert path not in f"{answer.reason} {answer.headers} {answer.text}", below
+
+
+@pytest.fixture(scope="module")
+def shy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Give a house whose default project few may know of."""
+    yield from keep_house(tmp_path_factory.mktemp("shy"), server={"default_project": "acme/sandbox"})
+
+
+def test_the_address_for_uploads_does_not_tell_a_hidden_default_project(shy: House) -> None:
+    for user, status in ((None, 401), ("otto", 404), ("rita", 403)):
+        answer = shy.wire.send("POST", "/legacy/", token=None if user is None else shy.tokens[user])
+        assert answer.status == status, user
+        assert ("acme/sandbox" in answer.text) == (user == "rita"), user
+
+
+@pytest.mark.parametrize("header", ["Accept", "Accept-Encoding", "X-Forwarded-For"])
+def test_a_header_of_a_megabyte_holds_up_nobody(house: House, header: str) -> None:
+    lines = [(header, "a/b," * 2000)] * 100
+    answers = [house.wire.get("/open/simple/", headers=lines) for _ in range(3)]
+    assert {answer.status for answer in answers} == {200}
+    # The least of three: the machine may be busy with something else.
+    assert min(house.logged(answer)["ms"] for answer in answers) < 40
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Give a house that was started where 256 files may be open, as long as nobody asks for more."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if usual[1] != resource.RLIM_INFINITY and usual[1] < 2000:
+        pytest.skip("the system permits too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, usual[1]))
+    with contextlib.closing(keep_house(tmp_path_factory.mktemp("narrow"))) as keeping:
+        try:
+            house = next(keeping)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        yield house
+
+
+def test_connections_that_say_nothing_leave_room_for_those_that_do(narrow: House) -> None:
+    stored = narrow.publish("open/tools")
+    with contextlib.ExitStack() as silent:
+        for _ in range(400):
+            connection = silent.enter_context(socket.create_connection(narrow.wire.address, 20))
+            connection.sendall(b"GET /simple/ HTTP/1.1\r\nHost:")
+        answer = narrow.wire.get(f"/open/files/{stored.sha256}/{stored.filename}")
+        assert answer.body == stored.content

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
 
 from proxy.errors import NoSuchFile, StorageError
+from proxy.storage.disk import write_all
 from proxy.storage.layout import Layout
 from proxy.storage.objects import DiskObjects, ObjectStore
 from tests.storage.children import Child
@@ -52,6 +54,41 @@ def test_small_things_are_kept_at_once(store: ObjectStore) -> None:
     digest = store.put_bytes(b"Metadata-Version: 2.1\n")
     assert contents(store, digest) == b"Metadata-Version: 2.1\n"
     assert contents(store, store.put_bytes(b"")) == b""
+
+
+def test_dropping_waits_for_a_thread_that_still_writes(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its bytes could land in whatever file has the number of the descriptor next."""
+    within, go_on = threading.Event(), threading.Event()
+
+    def slowly(descriptor: int, content: bytes) -> None:
+        within.set()
+        assert go_on.wait(20)
+        write_all(descriptor, content)
+
+    monkeypatch.setattr("proxy.storage.objects.write_all", slowly)
+    incoming = store.incoming()
+    failures: list[StorageError] = []
+
+    def write() -> None:
+        try:
+            incoming.write(CONTENT)
+        except StorageError as error:
+            failures.append(error)
+
+    writing = threading.Thread(target=write)
+    dropping = threading.Thread(target=incoming.discard)
+    writing.start()
+    assert within.wait(20)
+    dropping.start()
+    dropping.join(0.1)
+    go_on.set()
+    writing.join(20)
+    dropping.join(20)
+    assert failures == []
+    assert incoming.size == len(CONTENT)
+    assert not Path(incoming.path).exists()
 
 
 async def test_what_is_not_there_is_said_to_be_absent(store: ObjectStore) -> None:
