@@ -79,7 +79,7 @@ class Files:
         self._upstreams = upstreams
         self._settings = settings
         self._now = now
-        self._transfers: dict[str, Transfer] = {}
+        self._transfers: dict[tuple[str, str, str], Transfer] = {}
         self._leaders: set[asyncio.Task[None]] = set()
         self._flushing: asyncio.Task[None] | None = None
         self._quarantined: LRUCache[str, tuple[datetime, ContentMismatch]] = LRUCache(1000)
@@ -125,7 +125,9 @@ class Files:
         Raises:
             ContentMismatch: its address gave wrong bytes a moment ago.
         """
-        transfer = self._transfers.get(record.key)
+        # By address as well: an upstream that names the digest of another's file must not hold up its readers.
+        key = (upstream, record.key, record.url)
+        transfer = self._transfers.get(key)
         if transfer is not None:
             return transfer
         quarantined = self._quarantined.get(record.url)
@@ -135,7 +137,7 @@ class Files:
                 raise error.with_traceback(None)
             del self._quarantined[record.url]
         transfer = Transfer(self._upstreams[upstream], record, self._layout)
-        self._transfers[record.key] = transfer
+        self._transfers[key] = transfer
         leader = asyncio.create_task(self._lead(transfer, record), name=f"transfer {record.key}")
         self._leaders.add(leader)
         leader.add_done_callback(self._leaders.discard)
@@ -206,7 +208,7 @@ class Files:
             )
             raise
         finally:
-            del self._transfers[record.key]
+            del self._transfers[transfer.upstream, record.key, record.url]
 
     async def _keep_account(self, digest: str, size: int, url_key: str | None) -> None:
         """Enter a stored file and make room. The file is there already; trouble here harms nobody."""

@@ -152,7 +152,7 @@ class Transfer:
         self.upstream = upstream.name
         self._record = record
         self._layout = layout
-        self._partial = layout.partial_file(record.key)
+        self._partial = layout.partial_file(record.key, f"{upstream.name} {record.url}")
         self._readable = 0
         self._error: OverlayError | None = None
         self._begun = False

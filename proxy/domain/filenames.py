@@ -19,7 +19,7 @@ from proxy.domain.versions import parse_version, version_key
 from proxy.errors import InvalidFilename, InvalidName, InvalidVersion
 
 MAX_FILENAME_LENGTH = 255
-MAX_CANDIDATES = 32
+MAX_CANDIDATES = 16
 """Names that one filename may stand for. Bounds what a made-up address sets going; real files have under ten."""
 
 _MAX_TAGS = 1000

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Connection
@@ -121,8 +121,7 @@ class Index:
             StorageError: the registry cannot be read.
         """
         for _ in range(_ATTEMPTS):
-            facts = await self._facts(asked.name)
-            decision = decide(asked, facts, self._tree)
+            facts, decision = await self._decided(asked)
             if decision.word is Word.PRIVATE:
                 found = await self._private_page(decision.projects, asked.name)
                 return PageAnswer(decision, Screened(found), Basis(asked, facts, found))
@@ -143,11 +142,18 @@ class Index:
         decision = decide(basis.asked, basis.facts, self._tree)
         return await self._private_page(decision.projects, basis.asked.name) == basis.private
 
+    async def _decided(self, asked: Asked) -> tuple[NameFacts, Decision]:
+        facts = await self._facts(asked.name)
+        return facts, decide(asked, facts, self._tree)
+
     async def _facts(self, name: Name) -> NameFacts:
         return await self._database.read(partial(packages.facts, name=name))
 
     async def _private_page(self, projects: Sequence[NamespacePath], name: Name) -> Page:
-        return await self._database.read(partial(packages.page, projects=projects, name=name))
+        query = partial(packages.page, projects=projects, name=name)
+        if await self._database.read(partial(packages.has_many_files, projects=projects, name=name)):
+            return await asyncio.to_thread(self._database.read_now, query)
+        return await self._database.read(query)
 
     async def _ask(self, decision: Decision, basis: Basis) -> PageAnswer:
         """Ask the upstreams in order: only a valid "no such project" moves on to the next (contract 4.7)."""
@@ -185,19 +191,17 @@ class Index:
         return refusal
 
     async def _file_of(self, asked: Asked, key: str, filename: str) -> FileAnswer:
+        facts, decision = await self._decided(asked)
+        if decision.word is Word.PRIVATE:
+            # Asked of the registry, not of a page: a file displaced by a newer upload stays at its address.
+            find = partial(
+                packages.find_file, projects=decision.projects, name=asked.name, filename=filename, sha256=key
+            )
+            return FileAnswer(decision, await self._database.read(find), Basis(asked, facts))
         page = await self.page(asked)
         if page.decision.word is Word.PRIVATE:
-            # Asked of the registry, not of the page: a file displaced by a newer upload stays at its address.
-            stored = await self._database.read(
-                partial(
-                    packages.find_file,
-                    projects=page.decision.projects,
-                    name=asked.name,
-                    filename=filename,
-                    sha256=key,
-                )
-            )
-            return FileAnswer(page.decision, stored, replace(page.basis, private=None))
+            # Published while the upstream was asked.
+            return await self._file_of(asked, key, filename)
         for record in page.screened.page.files:
             if record.filename == filename and record.answers_to(key) and page.decision.upstream:
                 return FileAnswer(page.decision, Borrowed(page.decision.upstream, record), page.basis)

@@ -115,6 +115,12 @@ _FILES = (
 )
 _FILE = _FILES.where(files.c.filename == bindparam("filename"), files.c.sha256 == bindparam("sha256"))
 
+MANY_FILES = 200
+"""Files of one name from which making its page takes more than 2 ms."""
+_MANY = select(func.count()).select_from(
+    _FILES.with_only_columns(files.c.id).order_by(None).limit(MANY_FILES).subquery()
+)
+
 
 def facts(connection: Connection, name: Name) -> NameFacts:
     """What every namespace holds of `name`, oldest claim first. One indexed look-up."""
@@ -147,6 +153,12 @@ def page(connection: Connection, projects: Sequence[NamespacePath], name: Name) 
     ordered = sorted(newest.values(), key=lambda file: (_sortable(file.version), file.filename))
     versions = tuple(dict.fromkeys(file.version for file in ordered if file.version is not None))
     return Page(name, tuple(ordered), versions)
+
+
+def has_many_files(connection: Connection, projects: Sequence[NamespacePath], name: Name) -> bool:
+    """Whether `page` of the same takes so long that it should not hold up an event loop."""
+    counted = connection.execute(_MANY, {"name": name, "projects": list(projects)}).scalar_one()
+    return bool(counted >= MANY_FILES)
 
 
 def find_file(

@@ -32,6 +32,8 @@ _LOOK = 0.05
 """Seconds between looks whether they have ended."""
 _FLUSH = 10.0
 """Seconds between writings of what gathers in memory."""
+_BACKLOG = 1024
+"""Connections that the system may hold until they are accepted."""
 _PROBE = 1.0
 """Seconds in which a living server answers at its unix socket."""
 _LISTEN_HINTS = {
@@ -141,7 +143,7 @@ async def _listen(runner: web.AppRunner, listen: str, snapshot: Snapshot) -> str
         path = listen.removeprefix("unix:")
         _refuse_taken_socket(path)
         try:
-            await web.UnixSite(runner, path, ssl_context=tls).start()
+            await web.UnixSite(runner, path, ssl_context=tls, backlog=_BACKLOG).start()
         except OSError as error:
             raise StorageError(
                 f"cannot listen on {listen}: {error.strerror}",
@@ -149,7 +151,7 @@ async def _listen(runner: web.AppRunner, listen: str, snapshot: Snapshot) -> str
             ) from error
         return listen
     host, _, port = listen.rpartition(":")
-    site = web.TCPSite(runner, host.strip("[]") or None, int(port), ssl_context=tls, backlog=1024)
+    site = web.TCPSite(runner, host.strip("[]") or None, int(port), ssl_context=tls, backlog=_BACKLOG)
     try:
         await site.start()
     except (OSError, UnicodeError) as error:

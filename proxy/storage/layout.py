@@ -5,7 +5,7 @@
     objects/ab/<sha256>                 private files and their metadata, by content: precious
     incoming/<random>                   uploads in flight; emptied at start
     cache/files/ab/<key>                upstream files; key: sha256, or `url-` and a sha256 (domain.pages.url_key)
-    cache/partial/<key>                 upstream files that are still arriving
+    cache/partial/<key>-<source>        upstream files that are still arriving
     cache/pages-v1/<upstream>/<name>    parsed upstream pages
     run/locks                           byte ranges that processes lock (storage.locks)
     run/serve.pid                       process id of the server, for people and scripts
@@ -104,10 +104,13 @@ class Layout:
         """Where the upstream file of this key lies once it is whole and verified. Raises as `object`."""
         return os.path.join(self.cached_files, _shard(key), key)
 
-    def partial_file(self, key: str) -> str:
-        """Where the upstream file of this key is being written. Raises as `object`."""
+    def partial_file(self, key: str, source: str) -> str:
+        """Where the upstream file of this key is being written while it comes from `source`.
+
+        Two addresses may claim one digest: each fills a file of its own until one is verified. Raises as `object`.
+        """
         _shard(key)
-        return os.path.join(self.partial_files, key)
+        return os.path.join(self.partial_files, f"{key}-{hashlib.sha256(source.encode()).hexdigest()[:16]}")
 
     def cached_page(self, upstream: str, name: Name) -> str:
         """Where the parsed page of `name` at `upstream` (a key of the configuration) lies.

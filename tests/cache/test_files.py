@@ -50,6 +50,17 @@ def partial(rig: Rig) -> list[str]:
     return [path.name for path in Path(rig.layout.partial_files).iterdir()]
 
 
+async def test_an_address_that_hangs_does_not_hold_up_another_of_the_same_digest(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    other = publish(rig, BIG, "gadgets-1.0-py3-none-any.whl")
+    assert (other.sha256, other.url == record.url) == (record.sha256, False)
+    rig.upstream.fault(f"*{WHEEL}", truncate=100_000, hang=True)
+    stuck = rig.files.join("pypi", record)
+    await stuck.started()
+    assert await rig.fetch(other) == BIG
+    assert not stuck.done
+
+
 @pytest.mark.parametrize("content", [BIG, SMALL, b"x" * HOLD_BACK, b"y" * (HOLD_BACK + 1)])
 async def test_a_file_is_fetched_once_also_over_a_restart(rig: Rig, content: bytes) -> None:
     record = publish(rig, content)
@@ -378,7 +389,7 @@ async def test_a_full_disk_is_said_and_leaves_nothing(rig: Rig, monkeypatch: pyt
 
 async def test_what_an_earlier_process_left_half_done_is_deleted(rig: Rig) -> None:
     record = publish(rig, BIG)
-    Path(rig.layout.partial_file(record.key)).write_bytes(b"half")
+    Path(rig.layout.partial_file(record.key, record.url)).write_bytes(b"half")
     Path(rig.layout.partial_files, "page-1").write_bytes(b"half")
     await rig.reopen()
     assert partial(rig) == []

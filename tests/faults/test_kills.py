@@ -192,9 +192,10 @@ def test_killed_during_a_cache_fill_nothing_of_the_file_is_kept(
         cut = int(len(content) * share)
         upstream.fault(f"/packages/*{filename}", truncate=cut, hang=True)
         clients = [pool.submit(wire.get, address(filename, content)) for _ in range(3)]
-        partial = server.data_dir / "cache" / "partial" / sha256(content)
+        begun = server.data_dir / "cache" / "partial"
         wait_until(
-            lambda: partial.exists() and partial.stat().st_size == cut, what="the bytes before the cut"
+            lambda: [file.stat().st_size for file in begun.glob(f"{sha256(content)}*")] == [cut],
+            what="the bytes before the cut",
         )
         server.kill()
         for client in clients:

@@ -42,14 +42,15 @@ def test_files_are_sharded_by_the_start_of_their_digest(layout: Layout) -> None:
     assert layout.object(DIGEST) == f"{layout.data_dir}/objects/ab/{DIGEST}"
     assert layout.cached_file(DIGEST) == f"{layout.data_dir}/cache/files/ab/{DIGEST}"
     assert layout.cached_file(key) == f"{layout.data_dir}/cache/files/{key[4:6]}/{key}"
-    assert layout.partial_file(key) == f"{layout.data_dir}/cache/partial/{key}"
+    assert layout.partial_file(key, "a").startswith(f"{layout.data_dir}/cache/partial/{key}-")
+    assert layout.partial_file(key, "a") != layout.partial_file(key, "b")
 
 
 @pytest.mark.parametrize(
     "key", ["", "../../etc/passwd", DIGEST + "\n", DIGEST.upper(), DIGEST + "0", "url-ab"]
 )
 def test_what_is_no_key_never_becomes_a_path(layout: Layout, key: str) -> None:
-    for method in (layout.object, layout.cached_file, layout.partial_file):
+    for method in (layout.object, layout.cached_file, lambda wrong: layout.partial_file(wrong, "a")):
         with pytest.raises(StorageError):
             method(key)
 
