@@ -15,9 +15,10 @@ from proxy.domain.decide import Trouble, Word
 from proxy.domain.namespaces import NamespacePath
 from proxy.errors import NoSuchNamespace, NotAuthenticated
 from proxy.index.answers import Borrowed
-from proxy.registry.packages import StoredFile
+from proxy.registry.packages import MANY_FILES, StoredFile, insert_file
+from proxy.storage.database import Change
 from tests.index.conftest import ALICE, OWNER, House, OpenHouse
-from tests.registry.making import wheel
+from tests.registry.making import new_file, wheel
 from tests.support.server import base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until_async
@@ -114,6 +115,29 @@ async def test_what_is_refused_is_not_asked_for(
     assert not answer.screened.page.files
     assert not answer.is_served
     assert upstream.asked_for(name) == []
+
+
+async def test_a_name_with_many_files_leaves_the_loop_free_and_is_told_whole(house: House) -> None:
+    wheels = [wheel("gears", f"1.{number}") for number in range(MANY_FILES)]
+
+    def publish(change: Change) -> None:
+        for filename in wheels:
+            insert_file(change, NamespacePath("acme/widgets"), new_file(filename))
+
+    house.instance.registry.change_now(publish)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(others())
+    answer = await house.page("acme", "gears")
+    other.cancel()
+    assert [file.filename for file in answer.screened.page.files] == wheels
+    assert turns > 1
 
 
 async def test_a_page_of_the_upstream_is_asked_for_once(house: House, upstream: FakeUpstream) -> None:
