@@ -40,6 +40,7 @@ class Action(StrEnum):
     DELETE = "delete"
     MAKE_TOKENS = "make tokens"
     RELEASE_CLAIMS = "release claims"
+    ADMINISTER = "administer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ _ROLE_FOR = {
     Action.DELETE: Role.MAINTAINER,
     Action.MAKE_TOKENS: Role.MAINTAINER,
     Action.RELEASE_CLAIMS: Role.OWNER,
+    Action.ADMINISTER: Role.OWNER,
 }
 
 

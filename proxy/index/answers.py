@@ -123,7 +123,9 @@ class Index:
         for _ in range(_ATTEMPTS):
             facts, decision = await self._decided(asked)
             if decision.word is Word.PRIVATE:
-                found = await self._private_page(decision.projects, asked.name)
+                many = partial(packages.has_many_files, projects=decision.projects, name=asked.name)
+                is_long = await self._database.read(many)
+                found = await self._private_page(decision.projects, asked.name, is_long)
                 return PageAnswer(decision, Screened(found), Basis(asked, facts, found))
             basis = Basis(asked, facts)
             if not decision.ask:
@@ -140,7 +142,8 @@ class Index:
         if basis.private is None:
             return True
         decision = decide(basis.asked, basis.facts, self._tree)
-        return await self._private_page(decision.projects, basis.asked.name) == basis.private
+        is_long = len(basis.private.files) >= packages.MANY_FILES
+        return await self._private_page(decision.projects, basis.asked.name, is_long) == basis.private
 
     async def _decided(self, asked: Asked) -> tuple[NameFacts, Decision]:
         facts = await self._facts(asked.name)
@@ -149,9 +152,9 @@ class Index:
     async def _facts(self, name: Name) -> NameFacts:
         return await self._database.read(partial(packages.facts, name=name))
 
-    async def _private_page(self, projects: Sequence[NamespacePath], name: Name) -> Page:
+    async def _private_page(self, projects: Sequence[NamespacePath], name: Name, is_long: bool) -> Page:
         query = partial(packages.page, projects=projects, name=name)
-        if await self._database.read(partial(packages.has_many_files, projects=projects, name=name)):
+        if is_long:
             return await asyncio.to_thread(self._database.read_now, query)
         return await self._database.read(query)
 

@@ -1,4 +1,4 @@
-"""A page in one representation and coding: rendered, compressed and tagged once, kept while it is used.
+"""A page or a list of names in one representation and coding: rendered, compressed and tagged once.
 
 The tag is a strong validator of exactly these bytes (RFC 9110 8.8.3), so no two representations or codings
 share one. Upstream pages are kept by the token of their content; private ones are made anew, they are small.
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache
 from isal import igzip
 
+from proxy.domain.names import Name
 from proxy.domain.negotiate import Representation
 from proxy.domain.pages import Page
-from proxy.domain.render import render_page
+from proxy.domain.render import render_names, render_page
 
 _KEEP = 64 << 20
 """Bytes of finished variants that are kept."""
 _COMPRESS_FROM = 512
 _OFF_LOOP_FROM = 200
 """Files on a page from which rendering and compressing take more than 2 ms together."""
+_NAMES_OFF_LOOP_FROM = 2000
+"""Names of a list, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,16 @@ class Variants:
         if token and len(variant.body) <= _KEEP:
             self._kept[key] = variant
         return variant
+
+    async def of_names(self, names: Sequence[Name], representation: Representation, *, gzip: bool) -> Variant:
+        """A list of names as it leaves; made anew each time, since it depends on who asks."""
+        if len(names) >= _NAMES_OFF_LOOP_FROM:
+            return await asyncio.to_thread(_make_names, names, representation, gzip)
+        return _make_names(names, representation, gzip)
+
+
+def _make_names(names: Sequence[Name], representation: Representation, gzip: bool) -> Variant:
+    return encode(render_names(names, representation), gzip=gzip)
 
 
 def _make(page: Page, representation: Representation, gzip: bool) -> Variant:

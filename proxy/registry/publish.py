@@ -53,7 +53,7 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Sender:
     """From where an upload or deletion comes, for the audit."""
 
     address: str = ""
@@ -82,7 +82,7 @@ class _Upload:
     form: Form
     distribution: Distribution
     inspected: Inspected
-    origin: Origin
+    sender: Sender
 
 
 class Publisher:
@@ -113,7 +113,7 @@ class Publisher:
         project: Namespace,
         caller: Caller,
         action: str | None = None,
-        origin: Origin = Origin(),
+        sender: Sender = Sender(),
     ) -> Published:
         """Take one upload. That the caller may publish to `project` is checked before.
 
@@ -142,7 +142,7 @@ class Publisher:
                 },
             )
             inspected = await asyncio.to_thread(inspect, incoming.path, distribution)
-            upload = _Upload(incoming, project, caller, form, distribution, inspected, origin)
+            upload = _Upload(incoming, project, caller, form, distribution, inspected, sender)
             return await self._database.change(lambda change: self._commit(change, upload))
         finally:
             incoming.discard()
@@ -232,13 +232,13 @@ class Publisher:
             at=now,
             action="file.upload",
             who=upload.caller,
-            address=upload.origin.address,
+            address=upload.sender.address,
             namespace=project.path,
             name=form.name,
             version=new.version,
             filename=new.filename,
             detail={"sha256": new.sha256, "size": new.size, "first": not facts.owned},
-            request_id=upload.origin.request_id,
+            request_id=upload.sender.request_id,
         )
         return Published(form.name, new.version, new.filename, new.sha256, project.path)
 
@@ -250,7 +250,7 @@ class Publisher:
         filename: str | None = None,
         *,
         caller: Caller,
-        origin: Origin = Origin(),
+        sender: Sender = Sender(),
     ) -> packages.Removed:
         """Delete a package, one of its releases, or one file; the name stays claimed.
 
@@ -270,13 +270,13 @@ class Publisher:
                 at=self._now(),
                 action="file.delete",
                 who=caller,
-                address=origin.address,
+                address=sender.address,
                 namespace=project.path,
                 name=name,
                 version=version,
                 filename=filename,
                 detail={"files": list(removed.filenames), "tombstone": removed.tombstone},
-                request_id=origin.request_id,
+                request_id=sender.request_id,
             )
             return removed
 

@@ -104,7 +104,7 @@ async def _borrowed(
     if etag is not None and replies.matches(request.headers.get("If-None-Match"), etag):
         return web.Response(status=304, headers={**headers, "ETag": etag})
     if request.method == "HEAD" and record.size is not None:
-        return _head(headers, etag, record.size)
+        return replies.head(etag, record.size, headers)
     transfer = instance.files.join(source.upstream, record)
     with contextlib.ExitStack() as closing:
         opened: BinaryIO | None = None
@@ -120,7 +120,7 @@ async def _borrowed(
         if not await instance.index.file_holds(answer):
             return None
         if opened is None:
-            return _head(headers, etag, transfer.size)
+            return replies.head(etag, transfer.size, headers)
         return await replies.arriving(request, transfer, opened, etag, headers)
 
 
@@ -138,17 +138,8 @@ async def _bypassed(
         if not await instance.index.file_holds(answer):
             return None
         if request.method == "HEAD":
-            return _head(headers, etag, passed.size)
+            return replies.head(etag, passed.size, headers)
         return await replies.bypassing(request, passed, first, etag, headers)
-
-
-def _head(headers: dict[str, str], etag: str | None, size: int | None) -> web.Response:
-    sent = {**headers, "Content-Type": "application/octet-stream"}
-    if etag is not None:
-        sent["ETag"] = etag
-    if size is not None:
-        sent["Content-Length"] = str(size)
-    return web.Response(headers=sent)
 
 
 def _open(path: str) -> BinaryIO | None:

@@ -6,8 +6,8 @@ from html import escape
 
 from aiohttp import web
 
-from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Scope
-from proxy.domain.namespaces import NamespacePath, Role
+from proxy.domain.access import ANONYMOUS, Action, Caller, CallerKind, Scope, may
+from proxy.domain.namespaces import NamespacePath
 from proxy.domain.negotiate import wants_json_error
 from proxy.errors import InvalidForm, InvalidName, NoSuchName, NotAuthenticated, NotPermitted
 from proxy.index.explain import explain
@@ -102,10 +102,8 @@ def _act_as(caller: Caller, wanted: str, instance: Instance) -> Caller:
         NotPermitted: the caller is no owner of the root.
         InvalidForm: there is no such user.
     """
-    role = Role.OWNER if caller.kind is CallerKind.OWNER else None
-    if caller.kind is CallerKind.USER and Scope.API in caller.scopes:
-        role = instance.snapshot.tree.root.roles.get(caller.name)
-    if role is not Role.OWNER:
+    tree = instance.snapshot.tree
+    if not may(caller, Action.ADMINISTER, tree.root, tree):
         raise NotPermitted("only an owner of the instance may ask as somebody else")
     return caller_named(wanted, instance)
 

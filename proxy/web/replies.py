@@ -191,13 +191,22 @@ async def _pass_on(response: web.StreamResponse, passed: Bypass) -> None:
         await response.write(piece)
 
 
-def _streamed(etag: str | None, size: int | None, headers: Mapping[str, str]) -> web.StreamResponse:
-    sent = {**headers, "Content-Type": "application/octet-stream"}
+def head(etag: str | None, size: int | None, headers: Mapping[str, str]) -> web.Response:
+    """What is known of a file that has not arrived yet, for HEAD; no ranges are promised of it."""
+    return web.Response(headers=_described(etag, size, headers))
+
+
+def _described(etag: str | None, size: int | None, headers: Mapping[str, str]) -> dict[str, str]:
+    described = {**headers, "Content-Type": "application/octet-stream"}
     if etag is not None:
-        sent["ETag"] = etag
+        described["ETag"] = etag
     if size is not None:
-        sent["Content-Length"] = str(size)
-    response = web.StreamResponse(headers=sent)
+        described["Content-Length"] = str(size)
+    return described
+
+
+def _streamed(etag: str | None, size: int | None, headers: Mapping[str, str]) -> web.StreamResponse:
+    response = web.StreamResponse(headers=_described(etag, size, headers))
     if size is None:
         response.enable_chunked_encoding()
     return response

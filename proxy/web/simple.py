@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 
 from proxy.domain.access import Sight
@@ -13,18 +11,14 @@ from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import Namespace
 from proxy.domain.negotiate import Representation, negotiate, wants_gzip
 from proxy.domain.pages import Page, ProjectStatus, Status
-from proxy.domain.render import render_names
 from proxy.errors import InvalidName, NoSuchName, StoreUnavailable
 from proxy.index.answers import PageAnswer
 from proxy.index.instance import Instance
-from proxy.index.variants import Variant, encode
 from proxy.web import problems, replies
 from proxy.web.callers import Callers
 from proxy.web.notes import DECIDED
 
 _ATTEMPTS = 5
-_OFF_LOOP_FROM = 2000
-"""Names from which rendering a list takes more than 2 ms."""
 
 
 async def project_page(
@@ -75,15 +69,8 @@ async def names(
     index = instance.index.reach(address.place.path, address.place.namespace, sight)
     representation, gzip = _negotiated(request)
     listed = await instance.index.names(index, sight)
-    if len(listed) >= _OFF_LOOP_FROM:
-        variant = await asyncio.to_thread(_names_variant, listed, representation, gzip)
-    else:
-        variant = _names_variant(listed, representation, gzip)
+    variant = await instance.variants.of_names(listed, representation, gzip=gzip)
     return replies.page(request, variant, representation, None, is_public=sight.anonymous)
-
-
-def _names_variant(listed: list[Name], representation: Representation, gzip: bool) -> Variant:
-    return encode(render_names(listed, representation), gzip=gzip)
 
 
 def _negotiated(request: web.Request) -> tuple[Representation, bool]:

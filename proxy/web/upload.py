@@ -10,7 +10,7 @@ from datetime import timedelta
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
-from proxy.domain.access import Action, Caller, Sight, may
+from proxy.domain.access import Caller, Sight
 from proxy.domain.addresses import Base, LegacyUpload, short_base
 from proxy.domain.namespaces import Kind, Namespace
 from proxy.errors import (
@@ -21,9 +21,8 @@ from proxy.errors import (
     NotPermitted,
     OverlayError,
 )
-from proxy.index.answers import UNKNOWN_NAMESPACE
 from proxy.index.instance import Instance
-from proxy.registry.publish import Origin, too_large
+from proxy.registry.publish import Sender, too_large
 from proxy.web import problems
 from proxy.web.callers import Callers
 from proxy.web.notes import REQUEST_ID
@@ -77,7 +76,7 @@ async def _receive(
         project=project,
         caller=caller,
         action=request.query.get(":action"),
-        origin=Origin(callers.address(request), request[REQUEST_ID]),
+        sender=Sender(callers.address(request), request[REQUEST_ID]),
     )
     return web.json_response(
         {
@@ -121,8 +120,7 @@ def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, c
     project = instance.index.reach(path, namespace, sight)
     if project.kind is Kind.GROUP:
         raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"], text=not_a_project(project, instance, sight))
-    if not may(caller, Action.READ, project, tree):
-        raise NoSuchNamespace(UNKNOWN_NAMESPACE)
+    # `reach` let it pass, so the caller may read it: nothing lies below a project.
     raise NotPermitted(
         f"{caller.label} may not publish to {project.path}",
         hint="it takes the role developer there, or a token with the scope for it",

@@ -36,7 +36,7 @@ from proxy.errors import (
 from proxy.index.instance import Instance
 from proxy.registry import packages
 from proxy.registry.form import MAX_FIELD
-from proxy.registry.publish import Origin, Published
+from proxy.registry.publish import Published, Sender
 from proxy.server.assembly import close_instance, open_instance
 from proxy.storage.tables import audit, files
 from tests.registry.making import CONFIG, DEFAULT, GLOBEX, NOW, SANDBOX, WIDGETS, Clock, snapshot_of
@@ -139,7 +139,7 @@ async def test_an_upload_is_published_with_what_the_file_says(
     filename, content = make_wheel("gears", "1.0", requires_python=">=3.11")
     published = await publish(
         body(filename, content, name="Gears", summary="short", requires_python=">=2.0"),
-        origin=Origin("192.0.2.1", "request-1"),
+        sender=Sender("192.0.2.1", "request-1"),
     )
     assert published == Published("gears", "1.0", filename, sha256(content), "acme/widgets")
     [row] = rows(instance)
@@ -446,7 +446,7 @@ async def delete(instance: Instance, project: NamespacePath, *what: str) -> pack
     target = instance.snapshot.tree.find(project)
     name, *rest = what
     return await instance.publisher.delete(
-        target, Name(name), *rest, caller=ALICE, origin=Origin("192.0.2.1", "request-2")
+        target, Name(name), *rest, caller=ALICE, sender=Sender("192.0.2.1", "request-2")
     )
 
 
