@@ -1,9 +1,9 @@
 """What a wheel or sdist says of itself: its METADATA or PKG-INFO, found, read within limits, compared and parsed.
 
 Archives are hostile until shown otherwise: nothing is extracted, every size has a bound, the whole has a time
-budget, and whatever is wrong comes out as `InvalidArchive`. The calls block and use the processor: callers run
-them in a thread or process. How members are found is known by `zips` and `tars` alone; a further check of the
-archive itself (protocol T-ARCH) belongs there, one of what it says belongs here.
+budget, and whatever is wrong comes out as `InvalidArchive`. The calls block and use the processor: uploads are
+read in the process of `sandbox`, files of an upstream in a thread. How members are found is known by `zips` and
+`tars` alone; a further check of the archive itself (protocol T-ARCH) belongs there, one of what it says here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from packaging.version import Version
 
-from proxy.archive.tars import TarStream
-from proxy.archive.zips import Member, find_directory, members, read_member, shown
+from proxy.archive.members import plain_path, shown
+from proxy.archive.tars import TarStream, begins_as_tar
+from proxy.archive.zips import Member, check, ends_as_zip, find_directory, members, read_member
+from proxy.domain.core_metadata import split_header
 from proxy.domain.filenames import Distribution, Kind
 from proxy.domain.names import Name, parse_name
 from proxy.domain.versions import parse_version
@@ -31,15 +33,19 @@ from proxy.errors import InvalidArchive, InvalidName, InvalidVersion, StorageErr
 MAX_METADATA_SIZE = 8 << 20
 """Bytes of METADATA or PKG-INFO; the description, a whole README, is most of it."""
 BUDGET = timedelta(seconds=30)
+"""The time for a small archive, some thousand times what it needs."""
 
 # Counted before parsing, which makes some 200 bytes of each.
 _MAX_HEADER_LINES = 100_000
 _MAX_REQUIRES_PYTHON = 255
+# A fifth of what one slow core reads and unpacks.
+_BYTES_PER_SECOND = 16 << 20
+# What a wheel cannot be installed without (PEP 427), besides METADATA.
+_OF_EVERY_WHEEL = (b"WHEEL", b"RECORD")
 _METADATA_VERSION = re.compile(r"([12])\.([0-9]{1,3})\Z", re.ASCII)
-# The first empty line, by every convention of ending lines that the parser knows.
-_HEADER_END = re.compile(r"(?:\r\n|\n|\r(?!\n)){2}")
 # What installers decide by; an sdist may leave it to its build (PEP 643).
 _DECISIVE = frozenset({"requires-dist", "requires-python", "provides-extra"})
+_T = TypeVar("_T", Member, bytes)
 _ONCE = ("metadata-version", "name", "version", "requires-python")
 
 
@@ -65,39 +71,60 @@ class Inspected:
 
 
 def inspect(
-    path: str | os.PathLike[str], distribution: Distribution, *, budget: timedelta = BUDGET
+    path: str | os.PathLike[str], distribution: Distribution, *, budget: timedelta | None = None
 ) -> Inspected:
-    """Read the metadata of the archive at `path` and compare them with what its filename says.
+    """Read the whole archive at `path`, refuse what T-ARCH forbids, and compare its metadata with its filename.
 
     Args:
         distribution: what `parse_distribution` made of the filename; `path` itself says nothing.
-        budget: the time that this may take; it is overdrawn by less than a second.
+        budget: the time that this may take; it is overdrawn by less than a second. By default `budget_for`.
 
     Raises:
-        InvalidArchive: damaged, hostile, without metadata, or of another name or version.
+        InvalidArchive: damaged, hostile, without what it needs, or of another name or version.
         StorageError: the file cannot be opened or read.
     """
     try:
         with Path(path).open("rb") as file:
-            return inspect_file(file, distribution, budget=budget)
+            if budget is None:
+                budget = budget_for(file.seek(0, os.SEEK_END))
+            return _inspect(file, distribution, budget)
     except OSError as error:
         raise StorageError("the uploaded file cannot be read") from error
 
 
-def inspect_file(file: BinaryIO, distribution: Distribution, *, budget: timedelta = BUDGET) -> Inspected:
-    """As `inspect`, of a file that is open, can seek, and reads as much as it is asked for.
+def budget_for(size: int) -> timedelta:
+    """The time that an archive of `size` bytes may take to be read to its end."""
+    return BUDGET + timedelta(seconds=size / _BYTES_PER_SECOND)
 
-    Of a wheel only the end, the central directory and METADATA are read, so `file` may fetch ranges. What its
-    own methods raise passes through.
-    """
+
+def _inspect(file: BinaryIO, distribution: Distribution, budget: timedelta) -> Inspected:
     tick = _countdown(budget)
-    if distribution.kind is Kind.WHEEL:
-        metadata = _wheel_metadata(file, distribution, tick)
-    elif distribution.filename.endswith(".zip"):
-        metadata = _zip_sdist_metadata(file, tick)
+    if distribution.filename.endswith(".tar.gz"):
+        if ends_as_zip(file):
+            raise InvalidArchive("the archive is a tar archive and a zip archive at once")
+        metadata = _tar_metadata(file, tick)
     else:
-        metadata = _tar_sdist_metadata(file, tick)
+        check(file, tick)
+        if begins_as_tar(file):
+            raise InvalidArchive("the archive is a zip archive and a tar archive at once")
+        if distribution.kind is Kind.WHEEL:
+            metadata = _wheel_metadata(file, distribution, tick, needed=_OF_EVERY_WHEEL)
+        else:
+            metadata = _zip_metadata(file, tick)
     return _read_metadata(metadata, distribution)
+
+
+def inspect_file(file: BinaryIO, distribution: Distribution, *, budget: timedelta = BUDGET) -> Inspected:
+    """What the metadata of a wheel say, of a file that can seek and reads as much as it is asked for.
+
+    For wheels that somebody else has published: only the end, the central directory and METADATA are read, so
+    `file` may fetch ranges; and an old wheel's oddities that do not touch these are no reason to refuse it.
+    What its own methods raise passes through.
+
+    Raises:
+        InvalidArchive: one of these is damaged or hostile, or of another name or version.
+    """
+    return _read_metadata(_wheel_metadata(file, distribution, _countdown(budget)), distribution)
 
 
 def _countdown(budget: timedelta) -> Callable[[], None]:
@@ -106,23 +133,31 @@ def _countdown(budget: timedelta) -> Callable[[], None]:
 
     def tick() -> None:
         if time.monotonic() > deadline:
-            raise InvalidArchive(f"the archive takes longer to read than {budget.total_seconds():g} s")
+            raise InvalidArchive("the archive takes too long to read")
 
     return tick
 
 
-def _wheel_metadata(file: BinaryIO, distribution: Distribution, tick: Callable[[], None]) -> bytes:
-    """METADATA of the wheel's one `*.dist-info`.
+def _wheel_metadata(
+    file: BinaryIO,
+    distribution: Distribution,
+    tick: Callable[[], None],
+    *,
+    needed: tuple[bytes, ...] = (),
+) -> bytes:
+    """METADATA of the wheel's one `*.dist-info`, which has to hold the files `needed` as well.
 
     Its spelling need not be the filename's: older tools wrote `Foo.Bar-1.0.dist-info` for `foo_bar-1.0`.
     """
     directory = find_directory(file)
     dist_infos: set[bytes] = set()
     found: list[Member] = []
+    missing = set(needed)
     for member in members(file, directory, tick):
         top, slash, rest = member.name.partition(b"/")
         if slash and top.endswith(b".dist-info"):
             dist_infos.add(top)
+            missing.discard(rest)
             if rest == b"METADATA":
                 found.append(member)
     if len(dist_infos) != 1:
@@ -136,6 +171,8 @@ def _wheel_metadata(file: BinaryIO, distribution: Distribution, tick: Callable[[
         raise InvalidArchive(
             f"the wheel's directory {shown(dist_info)} does not belong to {distribution.name} {distribution.version}"
         )
+    if missing:
+        raise InvalidArchive(f"the wheel has no {min(missing).decode()} in {shown(dist_info)}")
     return read_member(file, directory, _only(found, "METADATA"), MAX_METADATA_SIZE, tick)
 
 
@@ -148,7 +185,7 @@ def _names(stem: bytes, distribution: Distribution) -> bool:
         return False
 
 
-def _only(found: list[Member], name: str) -> Member:
+def _only(found: list[_T], name: str) -> _T:
     if len(found) != 1:
         raise InvalidArchive(
             f"the archive has {name} more than once" if found else f"the archive has no {name}"
@@ -156,24 +193,26 @@ def _only(found: list[Member], name: str) -> Member:
     return found[0]
 
 
-def _zip_sdist_metadata(file: BinaryIO, tick: Callable[[], None]) -> bytes:
+def _zip_metadata(file: BinaryIO, tick: Callable[[], None]) -> bytes:
     directory = find_directory(file)
     top = b""
     found: list[Member] = []
     for member in members(file, directory, tick):
-        top = _one_top(top, member.name, is_directory=member.name.endswith(b"/"))
-        if member.name == top + b"/PKG-INFO":
+        path = plain_path(member.name)
+        if path:
+            top = _one_top(top, path, is_directory=member.name.endswith(b"/"))
+        if path == top + b"/PKG-INFO":
             found.append(member)
     return read_member(file, directory, _only(found, "PKG-INFO"), MAX_METADATA_SIZE, tick)
 
 
-def _tar_sdist_metadata(file: BinaryIO, tick: Callable[[], None]) -> bytes:
-    """PKG-INFO at the top of the archive; what follows it is not read."""
-    file.seek(0)
+def _tar_metadata(file: BinaryIO, tick: Callable[[], None]) -> bytes:
+    """PKG-INFO at the top of the archive, which is read to its end."""
     stream = TarStream(file, tick)
     top = b""
+    found: list[bytes] = []
     for member in stream.members():
-        if member.name in (b"", b"."):
+        if not member.name and member.is_directory:
             continue
         top = _one_top(top, member.name, is_directory=member.is_directory)
         if member.name == top + b"/PKG-INFO":
@@ -181,8 +220,8 @@ def _tar_sdist_metadata(file: BinaryIO, tick: Callable[[], None]) -> bytes:
                 raise InvalidArchive("the archive's PKG-INFO is not a regular file")
             if member.size > MAX_METADATA_SIZE:
                 raise InvalidArchive(f"PKG-INFO is larger than {MAX_METADATA_SIZE >> 20} MiB")
-            return stream.read(member)
-    raise InvalidArchive("the archive has no PKG-INFO")
+            found.append(stream.read(member))
+    return _only(found, "PKG-INFO")
 
 
 def _one_top(top: bytes, name: bytes, *, is_directory: bool) -> bytes:
@@ -206,7 +245,8 @@ def _read_metadata(metadata: bytes, distribution: Distribution) -> Inspected:
     try:
         name, version = parse_name(raw_name), parse_version(raw_version)
     except (InvalidName, InvalidVersion) as error:
-        raise InvalidArchive(f"the metadata have no valid name and version: {error.message}") from error
+        told = f"{shown(raw_name.encode())} {shown(raw_version.encode())}"
+        raise InvalidArchive(f"the metadata have no valid name and version: {told}") from error
     if name != distribution.name or version != distribution.version:
         raise InvalidArchive(
             f"metadata says {name} {version} but the filename says {distribution.name} {distribution.version}"
@@ -245,15 +285,13 @@ def _first(fields: dict[str, list[str]], name: str) -> str | None:
 def _fields(metadata: bytes) -> dict[str, list[str]]:
     """The header's fields by lower-case name; values in one line, white space collapsed.
 
-    The same parser as installers use, but on the header alone: on a whole message it follows MIME types, which
-    here means recursion as deep as the sender likes.
+    The same parser as installers use, but on the header alone.
     """
     try:
         text = metadata.decode()
     except UnicodeDecodeError as error:
         raise InvalidArchive("the metadata are not UTF-8") from error
-    end = _HEADER_END.search(text)
-    header = text[: end.start()] if end else text
+    header, _ = split_header(text)
     if header.count("\n") + header.count("\r") > _MAX_HEADER_LINES:
         raise InvalidArchive(f"the metadata have more than {_MAX_HEADER_LINES} lines of fields")
     parsed = email.parser.HeaderParser(policy=email.policy.compat32).parsestr(header)
