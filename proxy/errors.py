@@ -52,6 +52,10 @@ class InvalidArchive(InvalidInput):
     """A wheel or sdist that is damaged, hostile, or disagrees with its own name."""
 
 
+class NoLongerOffered(InvalidInput):
+    """An action of old clients that no index offers any more."""
+
+
 class DigestMismatch(InvalidInput):
     """Uploaded bytes that do not have the digest the form names."""
 
@@ -83,6 +87,18 @@ class ConfigError(OverlayError):
 
 class NotAuthenticated(OverlayError):
     """No credentials where some are needed, or wrong ones."""
+
+
+class Throttled(OverlayError):
+    """Wrong credentials again, after too many; `retry_after` in seconds. Says nothing that a 401 would not."""
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: int = 1) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class IssuerUnavailable(OverlayError):
+    """The keys of an issuer of identity tokens cannot be had now, so nobody knows whether one is good."""
 
 
 class NotPermitted(OverlayError):
@@ -148,6 +164,10 @@ class UpstreamBusy(UpstreamError):
 
 class UpstreamFaulty(UpstreamError):
     """It answered, but nothing that may be believed."""
+
+
+class RangesRefused(UpstreamFaulty):
+    """It gives a file as a whole, not the part that was asked for."""
 
 
 class ContentMismatch(UpstreamFaulty):

@@ -1,4 +1,4 @@
-"""What can only be seen between keys: siblings, numbers, members, upstreams, locked keys, former paths.
+"""What can only be seen between keys: siblings, numbers, members, upstreams, locked keys, former paths, trust.
 
 It reads the same plain values that `config.models` validates, before or beside that, and takes nothing for
 granted: whatever has not the expected shape is passed over, since the schema reports it. So both kinds of
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from proxy.config.nodes import Path, dotted
-from proxy.config.values import parse_whole
+from proxy.config.values import PRESETS, parse_whole
+from proxy.domain.trust import ANYTHING, REPOSITORY_CLAIMS, Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ def cross_check(config: Mapping[str, object]) -> Iterator[Finding]:
     yield from _policy_upstreams(places, config)
     yield from _locked_keys(places, config)
     yield from _credentials(config)
+    yield from _issuers(config)
+    yield from _trust(places, config)
     yield from _aliases(places)
     yield from _default_project(places, config)
 
@@ -163,6 +167,59 @@ def _credentials(config: Mapping[str, object]) -> Iterator[Finding]:
         body = _table(settings)
         if body.get("password") and not body.get("username"):
             yield Finding(("upstreams", name, "password"), "expected username beside it, got none")
+
+
+def _issuers(config: Mapping[str, object]) -> Iterator[Finding]:
+    issuers = _table(_table(config.get("oidc")).get("issuers"))
+    if issuers and find_spec("joserfc") is None:
+        message = "identity tokens need the extra oidc: install pypi-overlay[oidc]"
+        yield Finding(("oidc", "issuers"), message)
+    seen: dict[object, str] = {}
+    for name, settings in issuers.items():
+        here = ("oidc", "issuers", name)
+        body = _table(settings)
+        address = body.get("issuer")
+        if isinstance(address, str) and seen.setdefault(address, name) != name:
+            yield Finding((*here, "issuer"), f"expected another address than that of {seen[address]}")
+        preset = body.get("preset", "none")
+        if preset == "none" and not body.get("repository_claim"):
+            yield Finding(here, "expected repository_claim, which the preset none needs, got nothing")
+        elif preset in PRESETS and preset != "none" and body.get("repository_claim"):
+            message = f"expected the preset none beside it; {preset} knows the claim itself"
+            yield Finding((*here, "repository_claim"), message)
+
+
+def _trust(places: tuple[_Place, ...], config: Mapping[str, object]) -> Iterator[Finding]:
+    issuers = _table(_table(config.get("oidc")).get("issuers"))
+    choice = f"one of {', '.join(issuers)}" if issuers else "nothing, since oidc.issuers has none"
+    for place in places:
+        for position, rule in enumerate(_list(place.body.get("trust"))):
+            named = _table(rule).get("issuer")
+            claims = _table(rule).get("claims")
+            here = (*place.keys, "trust", position)
+            if not isinstance(named, str):
+                continue
+            if named not in issuers:
+                yield Finding((*here, "issuer"), f"expected {choice}", wants_value=True)
+                continue
+            needed = _repository_claims(_table(issuers[named]))
+            # A bare * is no name: whoever has an account at the issuer would come in by it.
+            if (
+                needed
+                and isinstance(claims, Mapping)
+                and all(claims.get(c, ANYTHING) == ANYTHING for c in needed)
+            ):
+                message = f"expected {' or '.join(needed)} among the claims, which names the repository"
+                yield Finding((*here, "claims"), message)
+
+
+def _repository_claims(issuer: Mapping[str, object]) -> tuple[str, ...]:
+    """The claims of an issuer that name a repository; none where its section is not in order."""
+    preset = issuer.get("preset", "none")
+    if preset not in PRESETS:
+        return ()
+    own = issuer.get("repository_claim")
+    return REPOSITORY_CLAIMS[Preset(preset)] or ((own,) if isinstance(own, str) and own else ())
 
 
 def _aliases(places: tuple[_Place, ...]) -> Iterator[Finding]:

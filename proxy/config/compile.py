@@ -11,17 +11,29 @@ from pydantic import SecretStr
 
 from proxy.config import models
 from proxy.config.load import SHIPPED, Loaded
-from proxy.domain.namespaces import ROOT, Kind, Namespace, NamespacePath, Role, Tree, Visibility, tenant_of
+from proxy.domain.namespaces import (
+    ROOT,
+    Jobs,
+    Kind,
+    Namespace,
+    NamespacePath,
+    Role,
+    Tree,
+    Visibility,
+    tenant_of,
+)
 from proxy.domain.policy import OwnPolicy, Rule, inherit, root_policy
 from proxy.domain.snapshot import (
     CacheSettings,
     Limits,
     LogSettings,
+    OidcSettings,
     ServerSettings,
     Snapshot,
     TlsSettings,
     UpstreamSettings,
 )
+from proxy.domain.trust import REPOSITORY_CLAIMS, IssuerSettings, Preset, TrustRule
 
 Keys = tuple[str | int, ...]
 
@@ -46,22 +58,42 @@ def compile_snapshot(loaded: Loaded) -> Snapshot:
             if config.server.tls is None
             else TlsSettings(config.server.tls.certificate, config.server.tls.key),
             default_project=_default_project(config.server.default_project, tree),
+            external_url=config.server.external_url,
         ),
         log=LogSettings(config.log.format, config.log.level),
         limits=Limits(**dict(config.limits)),
         cache=CacheSettings(**dict(config.cache)),
+        oidc=OidcSettings(
+            config.oidc.audience,
+            {name: _issuer(name, issuer) for name, issuer in config.oidc.issuers.items()},
+        ),
         file=loaded.file,
+        digest=loaded.digest,
     )
+
+
+def _issuer(name: str, given: models.Issuer) -> IssuerSettings:
+    preset = Preset(given.preset)
+    own = () if given.repository_claim is None else (given.repository_claim,)
+    return IssuerSettings(name, given.issuer, preset, REPOSITORY_CLAIMS[preset] or own)
 
 
 def _upstream(name: str, given: models.Upstream) -> UpstreamSettings:
     values = dict(given)
     password = values.pop("password")
+    if given.json_url is None:
+        values["json_url"] = _json_url(given.index_url)
     return UpstreamSettings(
         name=name,
         password=password.get_secret_value() if isinstance(password, SecretStr) else password,
         **values,
     )
+
+
+def _json_url(index_url: str) -> str | None:
+    """Where the JSON API is of an index like PyPI's; None for others."""
+    before, simple, rest = index_url.rpartition("/simple/")
+    return f"{before}/pypi/" if simple and not rest else None
 
 
 class _Compiler:
@@ -100,6 +132,9 @@ class _Compiler:
                 kind=Kind.PROJECT,
                 policy=above.policy,
                 visibility=above.visibility if own is None else min(own, above.visibility),
+                packages=above.packages and project.packages is not False,
+                jobs=above.jobs if project.jobs is None else Jobs(project.jobs),
+                trust=tuple(TrustRule(rule.issuer, rule.claims, rule.expires) for rule in project.trust),
                 number=project.id,
                 roles=_roles(above.roles, project.members),
                 aliases=tuple(NamespacePath(alias) for alias in project.aliases),
@@ -114,6 +149,8 @@ class _Compiler:
                 kind=Kind.GROUP,
                 policy=inherit(above.policy, own_policy, path),
                 visibility=min(_visibility(group.visibility), above.visibility),
+                packages=above.packages and group.packages is not False,
+                jobs=above.jobs if group.jobs is None else Jobs(group.jobs),
                 number=group.id,
                 roles=_roles(above.roles, group.members),
                 aliases=tuple(NamespacePath(alias) for alias in group.aliases),
@@ -135,6 +172,9 @@ class _Compiler:
             reserve=rules("reserve", given.reserve),
             allow=None if given.allow is None else rules("allow", given.allow),
             deny=rules("deny", given.deny),
+            list_upstream=given.list_upstream,
+            identical_upload=given.identical_upload,
+            local_versions=given.local_versions,
             lock=given.lock or (),
             origins={key: self._loaded.origin((*keys, "policy", key)) for key in standing},
         )

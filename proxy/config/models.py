@@ -17,18 +17,30 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from proxy.config.values import (
+    ClaimName,
+    ClaimText,
     Count,
     Duration,
+    ExternalUrl,
+    FailureRate,
     FileHost,
     Flag,
     Given,
+    IdenticalUpload,
     IndexUrl,
+    IssuerName,
+    IssuerUrl,
+    JobLife,
+    JobsWord,
     Listen,
+    LocalVersions,
     LogFormat,
     LogLevel,
     NamespacePathText,
     Network,
     Number,
+    OptionalClaimName,
+    OptionalIndexUrl,
     OptionalPath,
     OptionalText,
     OwnVisibility,
@@ -37,6 +49,7 @@ from proxy.config.values import (
     PositiveCount,
     PositiveDuration,
     PositiveSize,
+    PresetWord,
     ProxyUrl,
     RoleWord,
     Secret,
@@ -47,6 +60,7 @@ from proxy.config.values import (
     UserName,
     VisibilityWord,
 )
+from proxy.domain.trust import USUAL_LIFE
 
 _LAX = Strict(False)  # a tuple field accepts YAML's lists; its entries are still checked by their own kind
 
@@ -72,6 +86,9 @@ class Server(Section):
         description="Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto count."
     )
     tls: Tls | None = Field(description="Certificate and key; null: plain http.")
+    external_url: ExternalUrl = Field(
+        description="Its own address for clients, needed only where answers hold absolute ones."
+    )
     default_project: OptionalPath = Field(
         description="What /legacy/ publishes to; null: the root's project `default`, where there is one."
     )
@@ -99,6 +116,9 @@ class Limits(Section):
     upload_idle_timeout: PositiveDuration = Field(
         description="How long an upload may stand still before it is dropped."
     )
+    failed_logins: FailureRate = Field(
+        description="Wrong credentials from one address, in a time, before more are told to wait."
+    )
 
 
 class Cache(Section):
@@ -120,6 +140,10 @@ class Upstream(Section):
     """An index that requests are forwarded to."""
 
     index_url: IndexUrl = Field(description="Address of its simple index (PEP 503 or 691).")
+    json_url: OptionalIndexUrl = Field(
+        default=None,
+        description="Base of its JSON API; null: it follows from an index_url that ends in /simple/.",
+    )
     file_hosts: Annotated[tuple[FileHost, ...], _LAX] = Field(
         default=(),
         description="host, host:port or *.host that file links may name besides the index's own host.",
@@ -141,6 +165,10 @@ class Upstream(Section):
         default=timedelta(seconds=30), description="How long it may send nothing."
     )
     max_connections: PositiveCount = Field(default=50, description="Most connections at once.")
+    root_list: PositiveDuration = Field(
+        default=timedelta(hours=24),
+        description="How often the kept copy of its list of names is refreshed, where something needs it.",
+    )
 
 
 class Policy(Section):
@@ -152,6 +180,9 @@ class Policy(Section):
     upstreams: Annotated[tuple[UpstreamName, ...] | None, Given(), _LAX] = Field(
         default=None, description="Names of upstreams in the order in which they are asked."
     )
+    list_upstream: Annotated[Flag | None, Given()] = Field(
+        default=None, description="Whether lists of names hold those of the upstreams too."
+    )
     reserve: Annotated[tuple[Pattern, ...] | None, Given(), _LAX] = Field(
         default=None, description="Name patterns that are never forwarded, in the whole tenant."
     )
@@ -162,9 +193,44 @@ class Policy(Section):
         default=None,
         description="Name patterns that are not served from upstream; adds to what stands above.",
     )
+    identical_upload: Annotated[IdenticalUpload | None, Given()] = Field(
+        default=None, description="What is said to a file that is published already with the same bytes."
+    )
+    local_versions: Annotated[LocalVersions | None, Given()] = Field(
+        default=None, description="Whether versions such as 1.0+acme may be published."
+    )
     lock: Annotated[tuple[PolicyKey, ...] | None, Given(), _LAX] = Field(
         default=None, description="Keys that nothing below may change or add to."
     )
+
+
+class Issuer(Section):
+    """Somebody who signs identity tokens of CI jobs (OpenID Connect)."""
+
+    issuer: IssuerUrl = Field(
+        description="Its address, exactly as in the claim iss; https, or http at a literal loopback address."
+    )
+    preset: PresetWord = Field(default="none", description="Which claims its tokens have.")
+    repository_claim: OptionalClaimName = Field(
+        default=None, description="With the preset none: the claim that names a job's repository."
+    )
+
+
+class Oidc(Section):
+    """Whose identity tokens are taken."""
+
+    audience: Text = Field(description="What must stand in the claim aud.")
+    issuers: dict[IssuerName, Issuer] = Field(description="Issuers of identity tokens, by names of your own.")
+
+
+class Trust(Section):
+    """What a project accepts of an issuer: jobs of which all these claims are true."""
+
+    issuer: IssuerName = Field(description="Its name below oidc.issuers.")
+    claims: dict[ClaimName, ClaimText] = Field(
+        description="Claim: its text, all of it or, with * at its end, how it begins. One names the repository."
+    )
+    expires: JobLife = Field(default=USUAL_LIFE, description="How long a token minted by this rule lives.")
 
 
 class User(Section):
@@ -181,6 +247,16 @@ class Project(Section):
         default=None, description="Who may read without a role; unless given, as its group."
     )
     members: dict[UserName, RoleWord] = Field(default_factory=dict, description="User: role.")
+    packages: Annotated[Flag | None, Given()] = Field(
+        default=None,
+        description="false: every package address at and below answers 404; the names stay claimed.",
+    )
+    jobs: Annotated[JobsWord | None, Given()] = Field(
+        default=None, description="Whose job tokens may read here: those of the tenant, or only its own."
+    )
+    trust: Annotated[tuple[Trust, ...], _LAX] = Field(
+        default=(), description="Identities of other issuers that may act as jobs of this project."
+    )
     aliases: Annotated[tuple[NamespacePathText, ...], _LAX] = Field(
         default=(), description="Former paths; addresses below them stay valid."
     )
@@ -199,6 +275,13 @@ class Group(Section):
         default_factory=dict, description="User: role, here and everywhere below."
     )
     policy: Policy = Field(default_factory=Policy, description="What holds for names, here and below.")
+    packages: Annotated[Flag | None, Given()] = Field(
+        default=None,
+        description="false: every package address at and below answers 404; the names stay claimed.",
+    )
+    jobs: Annotated[JobsWord | None, Given()] = Field(
+        default=None, description="Whose job tokens may read here: those of the tenant, or only its own."
+    )
     aliases: Annotated[tuple[NamespacePathText, ...], _LAX] = Field(
         default=(), description="Former paths; addresses below them stay valid."
     )
@@ -218,6 +301,7 @@ class Config(Section):
         description="Indexes that requests are forwarded to; null removes one of the shipped ones."
     )
     visibility: VisibilityWord = Field(description="Who may read the root without a role.")
+    oidc: Oidc = Field(description="Whose identity tokens are taken.")
     members: dict[UserName, RoleWord] = Field(
         default_factory=dict, description="User: role at the root, and so everywhere."
     )

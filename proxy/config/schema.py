@@ -13,7 +13,7 @@ from proxy.config.models import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_DEFAULTED = ("server", "log", "storage", "limits", "cache")
+_DEFAULTED = ("server", "log", "storage", "limits", "cache", "oidc")
 
 
 def json_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,6 +53,9 @@ def known_keys(schema: Mapping[str, Any], path: tuple[str | int, ...]) -> tuple[
 
 def _below(schema: Mapping[str, Any], place: Mapping[str, Any], part: str | int) -> Mapping[str, Any]:
     section = _resolved(schema, place)
+    if isinstance(part, int):
+        items: Mapping[str, Any] = section.get("items", {})
+        return items
     properties: Mapping[str, Any] = section.get("properties", {})
     named: Mapping[str, Any] = section.get("patternProperties", {})
     found: Mapping[str, Any] = properties.get(str(part)) or next(iter(named.values()), {})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
@@ -22,6 +22,8 @@ from proxy.config.nodes import Substituted
 from proxy.domain.names import parse_pattern
 from proxy.domain.namespaces import RESERVED_SEGMENTS, SEGMENT
 from proxy.domain.policy import POLICY_KEYS
+from proxy.domain.snapshot import Rate
+from proxy.domain.trust import ANYTHING, LONGEST_LIFE, Preset
 from proxy.errors import InvalidName
 
 EXPECTED = "expected"
@@ -36,12 +38,14 @@ _MAX_INTEGER = (1 << 63) - 1  # what SQLite and PostgreSQL hold
 _DURATION = re.compile(r"([0-9]{1,12})([smhd])\Z", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX_DURATION = timedelta(days=36500)
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,12}[smhd])\Z", re.ASCII)
 _HOST = r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _HOST_ONLY = re.compile(_HOST + r"\Z", re.ASCII)
 _FILE_HOST = re.compile(rf"(\*\.{_HOST}|({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?)\Z", re.ASCII)
 _LISTEN = re.compile(rf"({_HOST}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})\Z", re.ASCII)
 _PRINTABLE = re.compile(r"[!-~]+\Z", re.ASCII)
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z", re.ASCII)
+_CLAIM_NAME = re.compile(r"[!-~]{1,255}\Z", re.ASCII)
 _USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,254}\Z", re.ASCII)
 _NOT_USERS = frozenset({"anonymous", "__token__"})
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -131,6 +135,20 @@ def _some_time(raw: object) -> timedelta:
     if not duration:
         raise expected("a duration above 0s such as 30s")
     return duration
+
+
+def _rate(raw: object) -> Rate:
+    match = _RATE.match(raw) if isinstance(raw, str) else None
+    if match is None or not int(match[1]):
+        raise expected("a number per time such as 20/1m")
+    return Rate(int(match[1]), _some_time(match[2]))
+
+
+def _job_life(raw: object) -> timedelta:
+    life = _some_time(raw)
+    if life > LONGEST_LIFE:
+        raise expected("a duration of at most 24h, the longest life of a job token")
+    return life
 
 
 def parse_text(raw: object) -> str:
@@ -237,7 +255,7 @@ def _split_url(raw: object, what: str, schemes: tuple[str, ...]) -> SplitResult:
 
 
 def _index_url(raw: object) -> str:
-    parts = _split_url(raw, "an http:// or https:// address of a simple index", ("http", "https"))
+    parts = _split_url(raw, "an http:// or https:// address", ("http", "https"))
     if parts.username is not None or parts.password is not None:
         raise wrong("expected an address without user name and password; set username and password beside it")
     if parts.query or parts.fragment or str(raw)[-1] in "?#":
@@ -245,11 +263,61 @@ def _index_url(raw: object) -> str:
     return parts.geturl() if parts.path.endswith("/") else parts.geturl() + "/"
 
 
+def _external_url(raw: object) -> str:
+    what = "the address of this server for its clients, such as https://pypi.example.org"
+    parts = _split_url(raw, what, ("http", "https"))
+    if parts.username is not None:
+        raise wrong("expected an address without user name and password")
+    if parts.query or parts.fragment or str(raw)[-1] in "?#":
+        raise expected(what)
+    return parts.geturl().rstrip("/")
+
+
 def _proxy_url(raw: object) -> str:
     parts = _split_url(raw, "an http:// address of a proxy", ("http",))
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise expected("an address without path, query and fragment such as http://proxy.example:3128")
     return parts.geturl()
+
+
+def _issuer_url(raw: object) -> str:
+    what = "the https:// address of an issuer, exactly as it stands in the claim iss of its tokens"
+    if isinstance(raw, str) and "@" in raw:
+        raise wrong("expected an address without user name and password")
+    parts = _split_url(raw, what, ("http", "https"))
+    if parts.query or parts.fragment or str(raw)[-1] in "?#":
+        raise expected("an address without query and fragment")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        raise expected("an https:// address; http:// is for literal loopback addresses such as 127.0.0.1")
+    return str(raw)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _issuer_name(raw: object) -> str:
+    if not isinstance(raw, str) or _UPSTREAM_NAME.match(raw) is None:
+        raise expected("the name of an issuer: lower-case letters, digits, '.', '_' and '-', such as gitlab")
+    return str(raw)
+
+
+def _claim_name(raw: object) -> str:
+    if not isinstance(raw, str) or _CLAIM_NAME.match(raw) is None:
+        raise expected("the name of a claim such as project_path")
+    return str(raw)
+
+
+def _claim_text(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise expected('text in quotes such as "true"')
+    text = parse_text(raw)
+    if ANYTHING in text[:-1]:
+        raise expected("text in which * stands at the end, if anywhere")
+    return text
 
 
 def _file_host(raw: object) -> str:
@@ -300,6 +368,10 @@ Size: TypeAlias = Annotated[int, PlainValidator(parse_size), _SIZES]
 PositiveSize: TypeAlias = Annotated[int, PlainValidator(_some_bytes), _SIZES]
 Duration: TypeAlias = Annotated[timedelta, PlainValidator(parse_duration), _DURATIONS]
 PositiveDuration: TypeAlias = Annotated[timedelta, PlainValidator(_some_time), _DURATIONS]
+JobLife: TypeAlias = Annotated[timedelta, PlainValidator(_job_life), _DURATIONS]
+FailureRate: TypeAlias = Annotated[
+    Rate, PlainValidator(_rate), _schema(type="string", pattern="^[0-9]+/[0-9]+[smhd]$")
+]
 Count: TypeAlias = Annotated[int, PlainValidator(_whole(0, 4000)), _schema(type="integer", minimum=0)]
 PositiveCount: TypeAlias = Annotated[int, PlainValidator(_whole(1, 50)), _schema(type="integer", minimum=1)]
 Number: TypeAlias = Annotated[
@@ -333,16 +405,42 @@ Pattern: TypeAlias = Annotated[
     str, PlainValidator(_pattern), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9*._-]+$"})
 ]
 IndexUrl: TypeAlias = Annotated[str, PlainValidator(_index_url), _schema(type="string", pattern="^https?://")]
+OptionalIndexUrl: TypeAlias = Annotated[
+    str | None,
+    PlainValidator(_optional(_index_url)),
+    _schema(type=["string", "null"], pattern="^https?://"),
+]
+ExternalUrl: TypeAlias = Annotated[
+    str | None,
+    PlainValidator(_optional(_external_url)),
+    _schema(type=["string", "null"], pattern="^https?://"),
+]
 ProxyUrl: TypeAlias = Annotated[
     str | None,
     PlainValidator(_optional(_proxy_url)),
     _schema(type=["string", "null"], pattern="^http://"),
 ]
 FileHost: TypeAlias = Annotated[str, PlainValidator(_file_host), WithJsonSchema({"type": "string"})]
+IssuerUrl: TypeAlias = Annotated[
+    str, PlainValidator(_issuer_url), _schema(type="string", pattern="^https?://")
+]
+IssuerName: TypeAlias = Annotated[
+    str,
+    PlainValidator(_issuer_name),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]*$"}),
+]
+ClaimName: TypeAlias = Annotated[
+    str, PlainValidator(_claim_name), WithJsonSchema({"type": "string", "pattern": "^[!-~]+$"})
+]
+OptionalClaimName: TypeAlias = Annotated[str | None, PlainValidator(_optional(_claim_name)), _OPTIONAL_TEXT]
+ClaimText: TypeAlias = Annotated[
+    str, PlainValidator(_claim_text), WithJsonSchema({"type": "string", "minLength": 1})
+]
 
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VISIBILITIES = ("private", "internal", "public")
+JOBS = ("tenant", "self")
 ROLES = ("reporter", "developer", "maintainer", "owner")
 LOCKABLE = tuple(key for key in POLICY_KEYS if key != "lock")
 
@@ -368,6 +466,23 @@ RoleWord: TypeAlias = Annotated[
     Literal["reporter", "developer", "maintainer", "owner"],
     PlainValidator(_choice(*ROLES)),
     _schema(enum=list(ROLES)),
+]
+PRESETS = tuple(str(preset) for preset in Preset)
+PresetWord: TypeAlias = Annotated[
+    Literal["gitlab", "github", "none"], PlainValidator(_choice(*PRESETS)), _schema(enum=list(PRESETS))
+]
+JobsWord: TypeAlias = Annotated[
+    Literal["tenant", "self"], PlainValidator(_choice(*JOBS)), _schema(enum=list(JOBS))
+]
+IdenticalUpload: TypeAlias = Annotated[
+    Literal["reject", "accept"],
+    PlainValidator(_choice("reject", "accept")),
+    _schema(enum=["reject", "accept"]),
+]
+LocalVersions: TypeAlias = Annotated[
+    Literal["accept", "reject"],
+    PlainValidator(_choice("accept", "reject")),
+    _schema(enum=["accept", "reject"]),
 ]
 PolicyKey: TypeAlias = Annotated[
     str, PlainValidator(_choice(*LOCKABLE)), WithJsonSchema({"enum": list(LOCKABLE)})

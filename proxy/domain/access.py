@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from proxy.domain.namespaces import Kind, Namespace, NamespacePath, Role, Tree, Visibility, is_within, lineage
+from proxy.domain.namespaces import (
+    Jobs,
+    Kind,
+    Namespace,
+    NamespacePath,
+    Role,
+    Tree,
+    Visibility,
+    is_within,
+    lineage,
+)
+from proxy.domain.trust import Identity
 
 
 class CallerKind(StrEnum):
@@ -38,7 +49,10 @@ class Action(StrEnum):
     READ = "read"
     PUBLISH = "publish"
     DELETE = "delete"
+    YANK = "yank"
+    SET_STATUS = "set the status of packages"
     MAKE_TOKENS = "make tokens"
+    LIST_CLAIMS = "list claims"
     RELEASE_CLAIMS = "release claims"
     ADMINISTER = "administer"
 
@@ -50,15 +64,17 @@ class Caller:
     Attributes:
         name: the user, or the user name of a deploy or job token; empty for anonymous callers.
         token: number of the token; None for anonymous callers and for the local operator.
-        home: the namespace of a deploy or job token.
+        homes: where a deploy or job token acts: one namespace, or of a job every project that trusts it.
+        identity: whom an issuer vouched for, of a job that came with an identity token or was minted a token for it.
     """
 
     kind: CallerKind
     name: str = ""
     token: int | None = None
     scopes: frozenset[Scope] = frozenset()
-    home: NamespacePath | None = None
+    homes: tuple[NamespacePath, ...] = ()
     expires: datetime | None = None
+    identity: Identity | None = None
 
     @property
     def label(self) -> str:
@@ -78,7 +94,7 @@ class Sight:
     Attributes:
         readable: namespaces the caller may read by visibility, role or token.
         askable: `readable` and everything above it: whose index may be asked.
-        publishes: projects the caller may publish to.
+        publishes: projects the caller may publish to, and whose packages are not switched off.
     """
 
     readable: frozenset[NamespacePath]
@@ -91,7 +107,10 @@ _ROLE_FOR = {
     Action.READ: Role.REPORTER,
     Action.PUBLISH: Role.DEVELOPER,
     Action.DELETE: Role.MAINTAINER,
+    Action.YANK: Role.MAINTAINER,
+    Action.SET_STATUS: Role.MAINTAINER,
     Action.MAKE_TOKENS: Role.MAINTAINER,
+    Action.LIST_CLAIMS: Role.MAINTAINER,
     Action.RELEASE_CLAIMS: Role.OWNER,
     Action.ADMINISTER: Role.OWNER,
 }
@@ -105,9 +124,8 @@ def role_of(caller: Caller, namespace: Namespace) -> Role | None:
         case CallerKind.USER:
             return namespace.roles.get(caller.name)
         case CallerKind.DEPLOY | CallerKind.JOB:
-            return (
-                Role.DEVELOPER if caller.home is not None and is_within(namespace.path, caller.home) else None
-            )
+            reaches = any(is_within(namespace.path, home) for home in caller.homes)
+            return Role.DEVELOPER if reaches else None
         case CallerKind.ANONYMOUS:
             return None
 
@@ -142,16 +160,18 @@ def may(caller: Caller, action: Action, namespace: Namespace, tree: Tree) -> boo
         return True
     if action is not Action.READ:
         return False
-    is_job_at_project = caller.kind is CallerKind.JOB and namespace.kind is Kind.PROJECT
-    if (
-        is_job_at_project
-        and caller.home is not None
-        and tree.owner(namespace.path) == tree.owner(caller.home)
-    ):
+    if caller.kind is CallerKind.JOB and _jobs_reach(caller, namespace, tree):
         return True
     if namespace.visibility is Visibility.PUBLIC:
         return True
     return namespace.visibility is Visibility.INTERNAL and caller.kind is not CallerKind.ANONYMOUS
+
+
+def _jobs_reach(caller: Caller, namespace: Namespace, tree: Tree) -> bool:
+    """Whether `namespace` is a project that lets the job tokens of its tenant read (contract 3, `jobs`)."""
+    if namespace.kind is not Kind.PROJECT or namespace.jobs is not Jobs.TENANT:
+        return False
+    return any(tree.owner(home) == tree.owner(namespace.path) for home in caller.homes)
 
 
 def sight(caller: Caller, tree: Tree) -> Sight:
@@ -163,7 +183,8 @@ def sight(caller: Caller, tree: Tree) -> Sight:
         if may(caller, Action.READ, namespace, tree):
             readable.add(namespace.path)
             askable.update(lineage(namespace.path))
-        if namespace.kind is Kind.PROJECT and may(caller, Action.PUBLISH, namespace, tree):
+        is_open = namespace.kind is Kind.PROJECT and namespace.packages
+        if is_open and may(caller, Action.PUBLISH, namespace, tree):
             publishes.add(namespace.path)
     return Sight(
         frozenset(readable), frozenset(askable), frozenset(publishes), caller.kind is CallerKind.ANONYMOUS

@@ -25,6 +25,7 @@ MAX_DEPTH = 64
 """Segments that a namespace's path may have in an address: bounds what a made-up path costs to look up."""
 
 _MAX_NUMBER_DIGITS = 18
+_NUMBER = re.compile(rf"[0-9]{{1,{_MAX_NUMBER_DIGITS}}}\Z", re.ASCII)
 
 _VISIBLE = re.compile(r"[!-~]*\Z", re.ASCII)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})", re.ASCII)
@@ -108,6 +109,69 @@ class ProjectPage:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPage:
+    """`B/+simple/{name}/`: the files of a project alone; without `place` those of the default project.
+
+    `raw_name` and `slash` are as those of `ProjectPage`.
+    """
+
+    place: Place | None
+    raw_name: str
+    slash: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JsonDocument:
+    """`B/pypi/{name}/json`, `B/{name}/json`, or with a version `B/pypi/{name}/{version}/json`.
+
+    Attributes:
+        raw_name: as `ProjectPage` has it.
+        raw_version: decoded, not yet a version.
+        depth: how many segments lie between the base and the last one: what `..` a link back takes.
+    """
+
+    place: Place
+    raw_name: str
+    raw_version: str | None
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class GitlabPackages:
+    """GitLab's packages API: a namespace's packages, one of them, its files, or one of its files.
+
+    Attributes:
+        kind: whether the address is of the form for groups or for projects.
+        package: number of one package; None: all.
+        has_files: whether the address ends in `package_files`, with or without a number.
+        file: number of one file.
+    """
+
+    place: Place
+    kind: Kind
+    package: int | None = None
+    has_files: bool = False
+    file: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The administration API: what follows `/api/v1/`, decoded once; `%2F` is a slash within a segment."""
+
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OidcAudience:
+    """`/_/oidc/audience`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OidcMint:
+    """`/_/oidc/mint-token`."""
+
+
+@dataclass(frozen=True, slots=True)
 class File:
     """`B/files/{key}/{filename}`, or what lies beside the file.
 
@@ -124,7 +188,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """An address that wants a slash. `location` is relative, with the query."""
+    """An address that wants a slash, or one less. `location` is relative, with the query."""
 
     place: Place
     location: str
@@ -132,13 +196,30 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """No address; `place` is the deepest one that it lies in."""
+    """No address; `place` is the deepest one that it lies in, `is_api` that it is below one of the two APIs."""
 
     place: Place
+    is_api: bool = False
 
 
 Address: TypeAlias = (
-    Home | Health | Ready | Explain | LegacyUpload | Base | NameList | ProjectPage | File | Redirect | Unknown
+    Home
+    | Health
+    | Ready
+    | Explain
+    | LegacyUpload
+    | Base
+    | NameList
+    | ProjectPage
+    | OwnPage
+    | JsonDocument
+    | GitlabPackages
+    | Api
+    | OidcAudience
+    | OidcMint
+    | File
+    | Redirect
+    | Unknown
 )
 
 
@@ -166,18 +247,37 @@ def parse(target: str, tree: Tree) -> Address:
             return Ready()
         case ["api", "v1", "explain"]:
             return Explain()
+        case ["api", "v1", *_]:
+            return _api(raws[2:], tree)
+        case ["_", "oidc", "audience"]:
+            return OidcAudience()
+        case ["_", "oidc", "mint-token"]:
+            return OidcMint()
         case ["legacy"] | ["legacy", ""]:
             return LegacyUpload()
+        case ["legacy", "+simple", str(raw_name)] if raw_name:
+            return OwnPage(None, raw_name, slash=False)
+        case ["legacy", "+simple", str(raw_name), ""] if raw_name:
+            return OwnPage(None, raw_name, slash=True)
         case ["api", "v4", str(form), _, *rest] if form in _GITLAB_FORMS:
             kind, infix = _GITLAB_FORMS[form]
             place = _place_of_id(raws[3], kind, tree)
             if rest[: len(infix)] != infix:
-                return Unknown(place)
+                return _gitlab_packages(place, kind, rest)
             return _below(place, rest[len(infix) :], query)
+        case [*_, "json"] | [*_, "json", ""]:
+            return _short_document(segments, tree, query)
         case _:
-            depth = _depth(segments)
-            path_asked = NamespacePath("/".join(filter(None, segments[:depth])))
-            return _below(Place(path_asked, tree.get(path_asked)), segments[depth:], query)
+            return _in_tree(segments, tree, query)
+
+
+def place_named(text: str, tree: Tree) -> Place:
+    """The namespace that a query, a body or a single segment names: its path, with or without slashes around it.
+
+    `/` and nothing are the root. Whatever the text, looking it up costs little.
+    """
+    path = text.strip("/")
+    return _place_of_path(path.split("/"), tree) if path else Place(ROOT, tree.root)
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -208,21 +308,88 @@ def name_href(name: Name) -> str:
     return f"{name}/"
 
 
-def file_href(key: str, filename: str) -> str:
+def file_href(key: str, filename: str, base: str = "../..") -> str:
     """The link from a project page to a file, good in every spelling of its base.
 
     Args:
         key: `FileRecord.key`.
         filename: everything but unreserved characters is escaped, so `+` becomes `%2B`.
+        base: the way from the page to the base, without a slash at its end.
     """
     shown = filename if _UNRESERVED.match(filename) else quote(filename, safe="")
-    return f"../../files/{key}/{shown}"
+    return f"{base}/files/{key}/{shown}"
+
+
+def provenance_path(project: NamespacePath, key: str, filename: str) -> str:
+    """The path, from the root of the server, of the provenance of a private file (PEP 740)."""
+    return f"{file_href(key, filename, f'/{project}')}.provenance"
+
+
+def page_href(name: Name, base: str) -> str:
+    """The link to a project page; `base` as in `file_href`."""
+    return f"{base}/simple/{name_href(name)}"
+
+
+def document_href(name: Name, version: str, base: str) -> str:
+    """The link to the JSON document of a release; `base` as in `file_href`."""
+    return f"{base}/pypi/{name}/{quote(version, safe='')}/json"
+
+
+def gitlab_package_path(project: Namespace, number: int) -> str:
+    """The path, from the root of the server, of a package in GitLab's packages API."""
+    which = quote(project.path, safe="") if project.number is None else project.number
+    return f"/api/v4/projects/{which}/packages/{number}"
 
 
 def short_base(namespace: Namespace) -> str:
     """The short spelling of a namespace's base: `/acme/widgets`; empty for the root."""
     # Segments hold nothing that would have to be escaped.
     return f"/{namespace.path}" if namespace.path else ""
+
+
+def _in_tree(segments: Sequence[str | None], tree: Tree, query: str) -> Address:
+    """An address whose base is spelled as the path of a namespace."""
+    depth = _depth(segments)
+    path = NamespacePath("/".join(filter(None, segments[:depth])))
+    return _below(Place(path, tree.get(path)), segments[depth:], query)
+
+
+def _short_document(segments: Sequence[str | None], tree: Tree, query: str) -> Address:
+    """An address that ends in `json`, in which the segment before it is a name and not part of a path."""
+    end = 2 if segments[-1] else 3
+    depth = _depth(segments)
+    if depth != len(segments) - end + 1 or not depth:
+        return _in_tree(segments, tree, query)
+    path = NamespacePath("/".join(filter(None, segments[: depth - 1])))
+    return _below(Place(path, tree.get(path)), segments[depth - 1 :], query)
+
+
+def _api(raws: Sequence[str], tree: Tree) -> Address:
+    """An address of the administration API."""
+    segments: list[str] = []
+    for raw in raws:
+        text = _unquote(raw)
+        if text is None or not text.isprintable() or "\\" in text or {".", ".."} & set(text.split("/")):
+            return Unknown(Place(ROOT, tree.root), is_api=True)
+        segments.append(text)
+    return Api(tuple(segments))
+
+
+def _gitlab_packages(place: Place, kind: Kind, rest: Sequence[str | None]) -> Address:
+    """An address of GitLab's packages API below a project or group."""
+    match rest:
+        case ["packages"]:
+            return GitlabPackages(place, kind)
+        case ["packages", str(number)] if kind is Kind.PROJECT and _NUMBER.match(number):
+            return GitlabPackages(place, kind, int(number))
+        case ["packages", str(number), "package_files"] if kind is Kind.PROJECT and _NUMBER.match(number):
+            return GitlabPackages(place, kind, int(number), has_files=True)
+        case ["packages", str(number), "package_files", str(file)] if (
+            kind is Kind.PROJECT and _NUMBER.match(number) and _NUMBER.match(file)
+        ):
+            return GitlabPackages(place, kind, int(number), has_files=True, file=int(file))
+        case _:
+            return Unknown(place, is_api=True)
 
 
 def _below(place: Place, rest: Sequence[str | None], query: str) -> Address:
@@ -240,6 +407,19 @@ def _below(place: Place, rest: Sequence[str | None], query: str) -> Address:
             return ProjectPage(place, raw_name, slash=True)
         case ["files", str(key), str(filename)]:
             return _file(place, key, filename)
+        case ["+simple", str(raw_name)] if raw_name:
+            return OwnPage(place, raw_name, slash=False)
+        case ["+simple", str(raw_name), ""] if raw_name:
+            return OwnPage(place, raw_name, slash=True)
+        case ["pypi", str(raw_name), "json"]:
+            return JsonDocument(place, raw_name, None, depth=2)
+        case ["pypi", str(raw_name), str(raw_version), "json"]:
+            return JsonDocument(place, raw_name, raw_version, depth=3)
+        case ["pypi", str(), "json", ""] | ["pypi", str(), str(), "json", ""] | [str(), "json", ""]:
+            # As PyPI's edge does (protocol 5).
+            return Redirect(place, _with_query("../json", query))
+        case [str(raw_name), "json"]:
+            return JsonDocument(place, raw_name, None, depth=1)
         case _:
             return Unknown(place)
 
@@ -263,11 +443,15 @@ def _place_of_id(raw_id: str, kind: Kind, tree: Tree) -> Place:
         number = int(text) if len(text) <= _MAX_NUMBER_DIGITS else -1
         namespace = tree.by_number(kind, number)
         return Place(ROOT, None) if namespace is None else Place(namespace.path, namespace)
-    segments = text.split("/")
+    place = _place_of_path(text.split("/"), tree)
+    return place if place.namespace is not None and place.namespace.kind is kind else Place(place.path, None)
+
+
+def _place_of_path(segments: Sequence[str], tree: Tree) -> Place:
+    """The namespace at exactly these segments."""
     depth = _depth(segments)
     path = NamespacePath("/".join(segments[:depth]))
-    namespace = tree.get(path) if depth == len(segments) else None
-    return Place(path, namespace if namespace is not None and namespace.kind is kind else None)
+    return Place(path, tree.get(path) if depth == len(segments) else None)
 
 
 def _depth(segments: Sequence[str | None]) -> int:

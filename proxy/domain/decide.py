@@ -205,7 +205,7 @@ def decide(asked: Asked, facts: NameFacts, tree: Tree) -> Decision:
         relevant = tuple(o for o in facts.owned if tree.owner(o.project) in (owner, ROOT))
         claimants = (owner,) if owner == ROOT else (owner, ROOT)
 
-    private = _private(asked, relevant)
+    private = _private(asked, relevant, tree)
     if private is not None:
         return replace(private, tenant=_known_owner(asked, tree, private.projects[0]))
     trail = [Step("private", "pass", f"no readable project at or below {index.title} has files of {name}")]
@@ -233,13 +233,20 @@ def owner_at_root(name: Name, facts: NameFacts, tree: Tree) -> NamespacePath | N
     return ROOT if tree.reserved(ROOT, name) is not None else None
 
 
-def _private(asked: Asked, relevant: tuple[Owned, ...]) -> Decision | None:
+def shows(tree: Tree, project: NamespacePath) -> bool:
+    """Whether a project's packages are shown at all (contract 3, `packages`)."""
+    namespace = tree.get(project)
+    return namespace is not None and namespace.packages
+
+
+def _private(asked: Asked, relevant: tuple[Owned, ...], tree: Tree) -> Decision | None:
     projects = tuple(
         owned.project
         for owned in relevant
         if owned.kind is OwnedKind.FILES
         and is_within(owned.project, asked.index.path)
         and owned.project in asked.sight.readable
+        and shows(tree, owned.project)
     )
     if not projects:
         return None

@@ -1,7 +1,7 @@
 """How old a kept upstream page may be: fresh, stale but usable, or of no use any more.
 
 Pure arithmetic after RFC 9111 (4.2: freshness) and RFC 5861 (stale-while-revalidate, stale-if-error).
-`cache.pages` drives it; who fetches, and what happens then, is decided there.
+`cache.revalidated` drives it; who fetches, and what happens then, is decided there.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import NewType
 
 from proxy.domain.names import Name
 from proxy.domain.policy import Policy, Rule, RuleSet
+from proxy.domain.trust import TrustRule
 from proxy.errors import NoSuchNamespace
 
 NamespacePath = NewType("NamespacePath", str)
@@ -45,6 +46,13 @@ class Visibility(IntEnum):
     PUBLIC = 2
 
 
+class Jobs(StrEnum):
+    """Whose job tokens may read a project: those of its tenant, or only its own."""
+
+    TENANT = "tenant"
+    SELF = "self"
+
+
 class Role(IntEnum):
     """What a user is in a namespace and everywhere below it; the highest counts."""
 
@@ -64,6 +72,9 @@ class Namespace:
         visibility: effective.
         roles: user → role here, given here or above.
         aliases: former paths.
+        packages: effective; False: no package address at or below it answers.
+        jobs: effective; counts for projects.
+        trust: of a project: whose identities may publish there.
     """
 
     path: NamespacePath
@@ -73,6 +84,9 @@ class Namespace:
     number: int | None = None
     roles: Mapping[str, Role] = field(default_factory=dict)
     aliases: tuple[NamespacePath, ...] = ()
+    packages: bool = True
+    jobs: Jobs = Jobs.TENANT
+    trust: tuple[TrustRule, ...] = ()
 
     @property
     def is_root(self) -> bool:

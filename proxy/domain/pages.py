@@ -43,7 +43,8 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         requires_python: as the file says, unvalidated text.
         core_metadata: None: unknown; False: none; True: there is some; a str: its sha256 in lower-case hex.
         yanked: False, True, or the non-empty reason (PEP 592).
-        provenance: absolute https address of the upstream's provenance, or None (PEP 740).
+        provenance: absolute https address of the upstream's provenance, or None (PEP 740); of a private file
+            a path from the root of this server, which pages show where they know the server's own address.
         version: as far as it follows from the filename, in the filename's spelling; None if it does not.
     """
 
@@ -62,6 +63,11 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def key(self) -> str:
         """What stands in our file addresses: the sha256, or `url-` and the sha256 of the upstream's address."""
         return self.sha256 or url_key(self.url)
+
+    @property
+    def advertised(self) -> bool | str | None:
+        """What pages say of core metadata: every wheel has some, whatever its upstream says (contract 7)."""
+        return self.core_metadata or self.filename.endswith(".whl") or self.core_metadata
 
     def answers_to(self, key: str) -> bool:
         """Whether `key` addresses this file, also when its sha256 became known after the address was given."""

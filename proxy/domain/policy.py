@@ -7,11 +7,14 @@ locks (contract 3). Both carry the `Origin` of every rule, so that an answer can
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.domain.names import Name, PatternSet
 
-POLICY_KEYS = ("forward", "upstreams", "reserve", "allow", "deny", "lock")
+POLICY_KEYS = (
+    *("forward", "upstreams", "list_upstream", "reserve", "allow", "deny"),
+    *("identical_upload", "local_versions", "lock"),
+)
 """Every key that may stand in a `policy`; all but `lock` may be locked."""
 
 
@@ -81,6 +84,9 @@ class OwnPolicy:
     reserve: tuple[Rule, ...] = ()
     allow: tuple[Rule, ...] | None = None
     deny: tuple[Rule, ...] = ()
+    list_upstream: bool | None = None
+    identical_upload: str | None = None
+    local_versions: str | None = None
     lock: tuple[str, ...] = ()
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
@@ -98,6 +104,9 @@ class Policy:
         upstreams: names of the upstreams, in the order in which they are asked.
         allow: one list per level that restricts; a name must be covered by every one.
         deny: what stands here and above.
+        list_upstream: whether lists of names hold those of the upstreams too.
+        identical_upload: `reject` or `accept` a file that is published already with the same bytes.
+        local_versions: `accept` or `reject` versions such as `1.0+acme`.
         locked: key → path of the group that locked it.
     """
 
@@ -107,6 +116,9 @@ class Policy:
     upstreams_rule: Rule
     allow: tuple[AllowList, ...] = ()
     deny: RuleSet = EMPTY
+    list_upstream: bool = False
+    identical_upload: str = "reject"
+    local_versions: str = "accept"
     locked: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -141,5 +153,20 @@ def inherit(above: Policy, own: OwnPolicy, namespace: str) -> Policy:
     deny = above.deny
     if own.deny and "deny" in own_keys:
         deny = RuleSet.of((*deny.rules, *own.deny))
+    plain = {
+        key: value
+        for key in ("list_upstream", "identical_upload", "local_versions")
+        if key in own_keys and (value := getattr(own, key)) is not None
+    }
     locked = {**above.locked, **{key: namespace for key in own.lock if key not in above.locked}}
-    return Policy(forward, forward_rule, upstreams, upstreams_rule, allow, deny, locked)
+    return replace(
+        above,
+        forward=forward,
+        forward_rule=forward_rule,
+        upstreams=upstreams,
+        upstreams_rule=upstreams_rule,
+        allow=allow,
+        deny=deny,
+        locked=locked,
+        **plain,
+    )

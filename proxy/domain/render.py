@@ -8,20 +8,22 @@ written only where its value is known, never as null, because uv refuses whole p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.domain.addresses import file_href, name_href
-from proxy.domain.names import Name
 from proxy.domain.negotiate import Representation
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status, api_version
 from proxy.domain.screen import Withheld
+from proxy.domain.sorted_names import lines
 
 API_VERSION = "1.4"
 """Of lists of names, and of all HTML: that form is frozen (PEP 833), and no mandatory field can be missing."""
+_LINKS = "\0"
+"""Stands for the links while the document around them is made."""
 
 
 class _Meta(msgspec.Struct, frozen=True, rename="kebab"):
@@ -42,7 +44,8 @@ class _File(msgspec.Struct, frozen=True, gc=False, rename="kebab"):
     upload_time: datetime | UnsetType = UNSET
     yanked: bool | str | UnsetType = UNSET
     core_metadata: bool | _Hashes | UnsetType = UNSET
-    dist_info_metadata: bool | _Hashes | UnsetType = UNSET
+    # PyPI's spelling of the older name. The right one would make pip 22.3 to 23.1 stop: they take it for text.
+    legacy_metadata: bool | _Hashes | UnsetType = msgspec.field(default=UNSET, name="data-dist-info-metadata")
     provenance: str | UnsetType = UNSET
 
 
@@ -68,38 +71,51 @@ class _Page(msgspec.Struct, frozen=True, rename="kebab"):
     withheld: list[_Withheld] | UnsetType = msgspec.field(default=UNSET, name="_withheld")
 
 
-class _ListedName(msgspec.Struct, frozen=True):
-    name: str
-
-
-class _NameList(msgspec.Struct, frozen=True):
-    meta: _Meta
-    projects: list[_ListedName]
-
-
-def render_page(page: Page, representation: Representation, withheld: Iterable[Withheld] = ()) -> bytes:
+def render_page(
+    page: Page,
+    representation: Representation,
+    withheld: Iterable[Withheld] = (),
+    external_url: str | None = None,
+    base: str = "../..",
+) -> bytes:
     """A project page as UTF-8 bytes.
 
     Args:
         page: its files stand in the order in which they are shown.
         representation: both HTML types have the same bytes.
         withheld: what was left out and why; the JSON form lists it under `_withheld` (contract 12).
+        external_url: the server's own address; only an https one can lead to provenance (PEP 740).
+        base: the way from the page to the base below which the files are, as `file_href` has it; HTML alone.
+    """
+    origin = external_url if external_url is not None and external_url.startswith("https://") else None
+    if representation is Representation.JSON:
+        return _page_json(page, withheld, origin)
+    return _page_html(page, origin, base).encode()
+
+
+def render_names(pieces: Iterable[bytes], representation: Representation) -> Iterator[bytes]:
+    """A list of names as UTF-8 bytes, piece by piece: it may be long.
+
+    Args:
+        pieces: the names in the order in which they are shown, each once, as `SortedNames.text` gives them.
     """
     if representation is Representation.JSON:
-        return _page_json(page, withheld)
-    return _page_html(page).encode()
+        yield b'{"meta":' + msgspec.json.encode(_Meta(API_VERSION)) + b',"projects":['
+        comma = b""
+        for piece in filter(None, pieces):
+            # No name has a character that JSON escapes.
+            yield comma + b'{"name":"' + piece[:-1].replace(b"\n", b'"},{"name":"') + b'"}'
+            comma = b","
+        yield b"]}"
+        return
+    head, foot = _document("Simple index", "", _LINKS).split(_LINKS)
+    yield head.encode()
+    for piece in pieces:
+        yield "".join([f'<a href="{name_href(name)}">{name}</a><br>\n' for name in lines(piece)]).encode()
+    yield foot.encode()
 
 
-def render_names(names: Iterable[Name], representation: Representation) -> bytes:
-    """A list of names as UTF-8 bytes, sorted, each name once."""
-    listed = sorted(set(names))
-    if representation is Representation.JSON:
-        return msgspec.json.encode(_NameList(_Meta(API_VERSION), [_ListedName(name) for name in listed]))
-    links = (f'<a href="{name_href(name)}">{name}</a><br>\n' for name in listed)
-    return _document("Simple index", "", "".join(links)).encode()
-
-
-def _page_json(page: Page, withheld: Iterable[Withheld]) -> bytes:
+def _page_json(page: Page, withheld: Iterable[Withheld], origin: str | None) -> bytes:
     version = api_version(page)
     status: _Status | UnsetType = UNSET
     # The key is of 1.4, but clients honour it in any version, and a quarantine must not get lost.
@@ -110,7 +126,7 @@ def _page_json(page: Page, withheld: Iterable[Withheld]) -> bytes:
         _Page(
             _Meta(version),
             page.name,
-            [_file_json(record) for record in page.files],
+            [_file_json(record, origin) for record in page.files],
             page.versions,
             status,
             left_out or UNSET,
@@ -118,9 +134,9 @@ def _page_json(page: Page, withheld: Iterable[Withheld]) -> bytes:
     )
 
 
-def _file_json(record: FileRecord) -> _File:
+def _file_json(record: FileRecord, origin: str | None) -> _File:
     metadata: bool | _Hashes | UnsetType
-    match record.core_metadata:
+    match record.advertised:
         case None:
             metadata = UNSET
         case str(digest):
@@ -138,8 +154,15 @@ def _file_json(record: FileRecord) -> _File:
         UNSET if record.yanked is False else record.yanked or True,
         metadata,
         metadata,
-        record.provenance or UNSET,
+        _provenance(record, origin) or UNSET,
     )
+
+
+def _provenance(record: FileRecord, origin: str | None) -> str | None:
+    """The absolute address of a file's provenance; None where there is none, or no secure origin for ours."""
+    if record.provenance is None or not record.provenance.startswith("/"):
+        return record.provenance
+    return None if origin is None else origin + record.provenance
 
 
 def _utc(moment: datetime) -> datetime:
@@ -147,7 +170,7 @@ def _utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
-def _page_html(page: Page) -> str:
+def _page_html(page: Page, origin: str | None, base: str) -> str:
     lines = []
     escaped: dict[str, str] = {}
 
@@ -159,21 +182,21 @@ def _page_html(page: Page) -> str:
         return found
 
     for record in page.files:
-        href = file_href(record.key, record.filename)
+        href = file_href(record.key, record.filename, base)
         if record.sha256:
             href += f"#sha256={record.sha256}"
         attributes = ""
         if record.requires_python is not None:
             attributes += f' data-requires-python="{attribute(record.requires_python)}"'
-        if record.core_metadata:
-            digest = record.core_metadata
+        digest = record.advertised
+        if digest:
             value = "true" if digest is True else f"sha256={_escape(digest)}"
             # The second is the older name of the same (PEP 658, 714).
             attributes += f' data-core-metadata="{value}" data-dist-info-metadata="{value}"'
         if record.yanked is not False:
             attributes += f' data-yanked="{"" if record.yanked is True else attribute(record.yanked)}"'
-        if record.provenance:
-            attributes += f' data-provenance="{_escape(record.provenance)}"'
+        if provenance := _provenance(record, origin):
+            attributes += f' data-provenance="{_escape(provenance)}"'
         lines.append(f'<a href="{_escape(href)}"{attributes}>{_escape(record.filename)}</a><br>\n')
     return _document(f"Links for {page.name}", _status_meta(page.status), "".join(lines))
 
@@ -195,9 +218,9 @@ def _document(title: str, meta: str, body: str) -> str:
     )
 
 
-# Line ends are written as references, since clients read links line by line and with simple expressions; other
-# control characters have no place in HTML.
-_SPECIAL = re.compile("[&<>\"'\x00-\x1f\x7f-\x9f]")
+# Line ends are written as references, since clients read links line by line and with simple expressions; a
+# reference to CR is no HTML. Other control characters and noncharacters have no place in it either.
+_SPECIAL = re.compile("[&<>\"'\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 _REFERENCES = {
     "&": "&amp;",
     "<": "&lt;",
@@ -206,7 +229,7 @@ _REFERENCES = {
     "'": "&#39;",
     "\t": "&#9;",
     "\n": "&#10;",
-    "\r": "&#13;",
+    "\r": "&#10;",
 }
 
 

@@ -1,4 +1,7 @@
-"""Which files of an upstream page are served, and which are withheld by which rule (contract 4.7)."""
+"""Which files of an upstream page are served, and which are withheld by which rule (contract 4.7).
+
+`Screened` is also what a page of private files comes as: a quarantined project withholds all of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from proxy.domain.pages import Page, Status
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A file that is on the upstream's page and not served, with the rule and a sentence for people."""
+    """A file that its upstream or a project has and that is not served, with the rule and a sentence for people."""
 
     filename: str
     version: str | None

@@ -8,6 +8,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 
 from proxy.domain.namespaces import NamespacePath, Tree
+from proxy.domain.trust import IssuerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class UpstreamSettings:
     Attributes:
         name: its key in the configuration.
         index_url: address of its simple index, ends in `/`; has neither user info, query nor fragment.
+        json_url: base of its JSON API, ends in `/`; None: it has none.
+        root_list: how often the kept copy of its list of names is refreshed.
         file_hosts: `host`, `host:port` or `*.host` that file links may name besides the index's own.
         private_network: whether its addresses may lie in loopback, link-local, RFC 1918, RFC 6598 or ULA space.
         username, password: Basic credentials, sent to the index's own origin alone.
@@ -35,6 +38,8 @@ class UpstreamSettings:
     connect_timeout: timedelta = timedelta(seconds=5)
     read_timeout: timedelta = timedelta(seconds=30)
     max_connections: int = 50
+    json_url: str | None = None
+    root_list: timedelta = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,16 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where and how the server listens. `listen` is `host:port` or `unix:/path`."""
+    """Where and how the server listens. `listen` is `host:port` or `unix:/path`.
+
+    `external_url` is its address for clients without a slash at the end, where answers need one.
+    """
 
     listen: str = "127.0.0.1:8080"
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     tls: TlsSettings | None = None
     default_project: NamespacePath | None = None
+    external_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,14 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in such a time."""
+
+    count: int
+    per: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes in bytes, except `max_description` in characters."""
 
@@ -71,6 +88,7 @@ class Limits:
     max_description: int = 4000
     max_page_size: int = 100 << 20
     upload_idle_timeout: timedelta = timedelta(seconds=60)
+    failed_logins: Rate = Rate(20, timedelta(minutes=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +104,20 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """Whose identity tokens are taken: `audience` must stand in them; `issuers` by their names."""
+
+    audience: str = "pypi-overlay"
+    issuers: Mapping[str, IssuerSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything the configuration says.
 
     Attributes:
         file: the configuration file as the operator named it; None when only the shipped defaults hold.
+        digest: hex sha256 of that file's bytes.
         data_dir: path of the data directory.
         users: the names of the users the file knows.
     """
@@ -103,4 +130,6 @@ class Snapshot:
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
     cache: CacheSettings = CacheSettings()
+    oidc: OidcSettings = OidcSettings()
     file: str | None = None
+    digest: str = ""

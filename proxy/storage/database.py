@@ -95,6 +95,11 @@ class Database:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"write-{name}")
         self._closed = False
 
+    @property
+    def engine(self) -> str:
+        """The kind of database: `sqlite`."""
+        return self._reading.dialect.name
+
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a short `query` on one consistent state of the database and return its answer.
 

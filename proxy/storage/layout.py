@@ -4,9 +4,11 @@
     cache.sqlite                        what the cache holds and when it was last used: may be lost
     objects/ab/<sha256>                 private files and their metadata, by content: precious
     incoming/<random>                   uploads in flight; emptied at start
-    cache/files/ab/<key>                upstream files; key: sha256, or `url-` and a sha256 (domain.pages.url_key)
+    cache/files/ab/<key>                upstream files, metadata; key: sha256, or `url-…` (domain.pages.url_key)
     cache/partial/<key>-<source>        upstream files that are still arriving
     cache/pages-v1/<upstream>/<name>    parsed upstream pages
+    cache/documents-v1/<upstream>/<name>/<part>  what upstreams' JSON APIs said; part: `project` or a version's digest
+    cache/names-v1/<upstream>           the list of all names of an upstream (cache.names_file)
     run/locks                           byte ranges that processes lock (storage.locks)
     run/serve.pid                       process id of the server, for people and scripts
     owner-token                         the token of the first start (mode 0600)
@@ -76,6 +78,14 @@ class Layout:
         return self._below("cache", "pages-v1")
 
     @property
+    def cached_documents(self) -> str:
+        return self._below("cache", "documents-v1")
+
+    @property
+    def known_names(self) -> str:
+        return self._below("cache", "names-v1")
+
+    @property
     def run(self) -> str:
         return self._below("run")
 
@@ -117,8 +127,16 @@ class Layout:
 
         Long names are hashed behind a `+`, which no normalised name contains.
         """
-        leaf = name if len(name) <= _LONGEST_NAME else "+" + hashlib.sha256(name.encode()).hexdigest()
-        return os.path.join(self.pages_of(upstream), leaf)
+        return os.path.join(self.pages_of(upstream), _leaf(name))
+
+    def documents_of(self, upstream: str, name: Name) -> str:
+        """The directory of what the JSON API of `upstream` said of `name`. Raises as `pages_of`."""
+        return os.path.join(self.cached_documents, _checked(upstream), _leaf(name))
+
+    def cached_document(self, upstream: str, name: Name, version: str | None) -> str:
+        """Where one such document lies: of a version in any text, or of the project. Raises as `pages_of`."""
+        part = "project" if version is None else hashlib.sha256(version.encode()).hexdigest()[:32]
+        return os.path.join(self.documents_of(upstream, name), part)
 
     def pages_of(self, upstream: str) -> str:
         """The directory of all pages of one upstream.
@@ -126,9 +144,11 @@ class Layout:
         Raises:
             StorageError: not the form of an upstream's name.
         """
-        if _UPSTREAM.match(upstream) is None:
-            raise StorageError(f"{upstream[:80]!a} is not the name of an upstream")
-        return os.path.join(self.cached_pages, upstream)
+        return os.path.join(self.cached_pages, _checked(upstream))
+
+    def names_of(self, upstream: str) -> str:
+        """Where the list of all names of one upstream lies. Raises as `pages_of`."""
+        return os.path.join(self.known_names, _checked(upstream))
 
     def prepare(self) -> None:
         """Make what is missing, readable by this user alone; what exists is left as it is.
@@ -150,6 +170,8 @@ class Layout:
                     self.cached_files,
                     self.partial_files,
                     self.cached_pages,
+                    self.cached_documents,
+                    self.known_names,
                     self.run,
                 ):
                     if not os.path.isdir(directory):
@@ -169,6 +191,16 @@ def _create_private(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         return
+
+
+def _leaf(name: Name) -> str:
+    return name if len(name) <= _LONGEST_NAME else "+" + hashlib.sha256(name.encode()).hexdigest()
+
+
+def _checked(upstream: str) -> str:
+    if _UPSTREAM.match(upstream) is None:
+        raise StorageError(f"{upstream[:80]!a} is not the name of an upstream")
+    return upstream
 
 
 def _shard(key: str) -> str:

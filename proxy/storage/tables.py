@@ -122,6 +122,7 @@ files = Table(
     Column("size", BigInteger, nullable=False),
     Column("metadata_sha256", _Digest, index=True),  # METADATA or PKG-INFO, also in the object store
     Column("metadata_final", Boolean, nullable=False, server_default=false()),  # may be served as .metadata
+    Column("provenance_sha256", _Digest, index=True),  # its attestations (PEP 740), also in the object store
     Column("requires_python", Text),
     Column("summary", Text),
     Column("fields", _Json, nullable=False),  # of the upload form, bounded; the description cut
@@ -143,6 +144,7 @@ tokens = Table(
     Column("name", Text, nullable=False),
     Column("username", Text),  # deploy
     Column("scopes", _Json, nullable=False),  # a list
+    Column("identity", _Json),  # of a token minted for an OIDC identity: {"issuer", "claims"}
     Column("created_at", UtcTime, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("expires_at", UtcTime),
@@ -150,6 +152,16 @@ tokens = Table(
     Column("revoked_at", UtcTime),
     sqlite_autoincrement=True,
 )
+
+used_identities = Table(
+    "used_identities",
+    registry_metadata,
+    Column("issuer", Text, nullable=False),
+    Column("jti", Text, nullable=False),
+    Column("expires_at", UtcTime, nullable=False, index=True),
+    PrimaryKeyConstraint("issuer", "jti"),
+)
+"""The identity tokens that a token was minted for: each may be used once. Rows may go when they have expired."""
 
 audit = Table(
     "audit",

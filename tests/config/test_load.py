@@ -409,8 +409,7 @@ def test_problems_say_what_was_expected_and_what_was_found(text: str, problem: s
         "server: {workers: 2}",
         "policy: {min_age: 3d}",
         "advisories: {}",
-        "oidc: {}",
-        "groups: {a: {jobs: self}}",
+        "groups: {a: {at_root: false}}",
     ],
 )
 def test_keys_without_a_feature_are_unknown(key: str) -> None:

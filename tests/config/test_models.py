@@ -131,7 +131,7 @@ def test_an_index_address_ends_in_a_slash(raw: str, url: str) -> None:
     ],
 )
 def test_an_address_that_two_readers_could_read_differently_is_refused(raw: object) -> None:
-    assert refused(values.IndexUrl, raw) == "expected an http:// or https:// address of a simple index"
+    assert refused(values.IndexUrl, raw) == "expected an http:// or https:// address"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,32 @@ def test_credentials_do_not_stand_in_an_index_address(raw: str) -> None:
 )
 def test_an_index_address_has_neither_query_nor_fragment(raw: str) -> None:
     assert refused(values.IndexUrl, raw) == "expected an address without query and fragment"
+
+
+@pytest.mark.parametrize(
+    ("raw", "url"),
+    [
+        (None, None),
+        ("https://pypi.example", "https://pypi.example"),
+        ("http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
+        ("https://pypi.example/a/b/", "https://pypi.example/a/b"),
+    ],
+)
+def test_the_server_s_own_address_has_no_slash_at_its_end(raw: str | None, url: str | None) -> None:
+    assert accepted(values.ExternalUrl, raw) == url
+
+
+@pytest.mark.parametrize(
+    "raw", ["pypi.example", "ftp://pypi.example", "https://pypi.example/?a", "https://x/#"]
+)
+def test_other_addresses_of_its_own_are_refused(raw: str) -> None:
+    assert refused(values.ExternalUrl, raw).startswith("expected the address of this server for its clients")
+
+
+def test_credentials_do_not_stand_in_the_server_s_own_address() -> None:
+    """What else is wrong is told with the value that was given."""
+    message = "expected an address without user name and password"
+    assert refused(values.ExternalUrl, "https://user:geheim@pypi.example") == message
 
 
 def test_an_empty_optional_text_means_that_the_key_is_left_out() -> None:
@@ -272,7 +298,9 @@ def test_groups_are_private_and_projects_as_wide_as_their_group() -> None:
 def test_lock_takes_policy_keys_alone() -> None:
     assert Policy.model_validate({"lock": ["forward", "deny"]}).lock == ("forward", "deny")
     for key in ("lock", "min_age", "*"):
-        assert refused(values.PolicyKey, key) == "expected forward, upstreams, reserve, allow or deny"
+        assert refused(values.PolicyKey, key) == (
+            "expected forward, upstreams, list_upstream, reserve, allow, deny, identical_upload or local_versions"
+        )
 
 
 def test_a_list_is_not_made_of_a_string() -> None:

@@ -39,9 +39,12 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert config.policy.model_dump() == {
         "forward": True,
         "upstreams": ("pypi",),
+        "list_upstream": False,
         "reserve": (),
         "allow": ("*",),
         "deny": (),
+        "identical_upload": "reject",
+        "local_versions": "accept",
         "lock": (),
     }
 
@@ -122,7 +125,7 @@ def _keys(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def test_every_key_stands_in_the_reference(section: str, key: str) -> None:
     reference = (CONFIG / "README.md").read_text()
     prefix = {"Tls": "server.tls."}.get(section, f"{section.lower()}.")
-    in_sections = section in {"Server", "Tls", "Log", "Storage", "Limits", "Cache"}
+    in_sections = section in {"Server", "Tls", "Log", "Storage", "Limits", "Cache", "Oidc"}
     assert f"`{prefix if in_sections else ''}{key}`" in reference
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from proxy.domain.access import ANONYMOUS, OPERATOR, Action, Caller, CallerKind, Scope, may, role_of, sight
-from proxy.domain.namespaces import Kind, Role, is_within, lineage
+from proxy.domain.namespaces import Kind, NamespacePath, Role, is_within, lineage
 from tests.properties.strategies import World, worlds
 from tests.support.trees import OWNER, deploy, job, tree_of, user
 
@@ -48,7 +50,13 @@ READ, WRITE = Scope.READ_PACKAGES, Scope.WRITE_PACKAGES
 ALL = frozenset(Action)
 READS = frozenset({Action.READ})
 PUBLISHES = READS | {Action.PUBLISH}
-MAINTAINS = PUBLISHES | {Action.DELETE, Action.MAKE_TOKENS}
+MAINTAINS = PUBLISHES | {
+    Action.DELETE,
+    Action.YANK,
+    Action.SET_STATUS,
+    Action.MAKE_TOKENS,
+    Action.LIST_CLAIMS,
+}
 NOTHING: frozenset[Action] = frozenset()
 
 
@@ -237,7 +245,7 @@ def test_labels_name_the_caller_and_no_number_of_a_token() -> None:
     ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_sight_is_what_may_says_of_every_namespace(world: World) -> None:
     tree = world.tree
@@ -251,7 +259,7 @@ def test_sight_is_what_may_says_of_every_namespace(world: World) -> None:
         assert sight(ANONYMOUS, tree).readable <= seen.readable
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_nothing_is_wider_than_what_lies_above_it(world: World) -> None:
     for item in world.tree:
@@ -260,3 +268,50 @@ def test_nothing_is_wider_than_what_lies_above_it(world: World) -> None:
             assert item.visibility <= parent.visibility
             for name, role in parent.roles.items():
                 assert item.roles[name] >= role
+
+
+# Jobs, and packages that are switched off
+
+SWITCHED = tree_of(
+    """
+    projects: {}
+    groups:
+      acme:
+        projects:
+          widgets: {}
+          closed: {jobs: self}
+        groups:
+          deep:
+            jobs: self
+            projects: {core: {}, open: {jobs: tenant}}
+          shut:
+            packages: false
+            visibility: public
+            projects: {thing: {packages: true}}
+    """
+)
+
+
+@pytest.mark.parametrize(
+    ("home", "readable"),
+    [
+        ("acme/widgets", {"acme/widgets", "acme/deep/open", "acme/shut/thing"}),
+        ("acme/closed", {"acme/closed", "acme/widgets", "acme/deep/open", "acme/shut/thing"}),
+        ("acme/deep/core", {"acme/deep/core", "acme/widgets", "acme/deep/open", "acme/shut/thing"}),
+    ],
+)
+def test_a_project_says_whose_jobs_may_read_it(home: str, readable: set[str]) -> None:
+    found = sight(job(home), SWITCHED).readable
+    assert {path for path in found if SWITCHED.find(path).kind is Kind.PROJECT} == readable
+
+
+def test_a_job_that_several_projects_trust_publishes_to_each() -> None:
+    homes = (NamespacePath("acme/widgets"), NamespacePath("acme/closed"))
+    both = replace(job("acme/widgets"), homes=homes)
+    assert sight(both, SWITCHED).publishes == set(homes)
+
+
+def test_nobody_publishes_where_packages_are_switched_off() -> None:
+    assert "acme/shut/thing" not in sight(OWNER, SWITCHED).publishes
+    assert not SWITCHED.find("acme/shut/thing").packages
+    assert SWITCHED.find("acme/deep/core").packages

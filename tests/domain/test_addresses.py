@@ -12,13 +12,19 @@ from hypothesis import strategies as st
 from proxy.domain.addresses import (
     MAX_DEPTH,
     Address,
+    Api,
     Base,
     Explain,
     File,
+    GitlabPackages,
     Health,
     Home,
+    JsonDocument,
     LegacyUpload,
     NameList,
+    OidcAudience,
+    OidcMint,
+    OwnPage,
     Place,
     ProjectPage,
     Ready,
@@ -28,6 +34,7 @@ from proxy.domain.addresses import (
     name_href,
     page_redirect,
     parse,
+    place_named,
     short_base,
     split_target,
 )
@@ -124,6 +131,22 @@ class TestEverySpellingOfABase:
         if base:
             assert at(base) == expected
 
+    @pytest.mark.parametrize("word", ["+simple", "%2Bsimple", "%2bsimple"])
+    def test_the_page_of_a_project_s_own_files(self, base: str, path: str, word: str) -> None:
+        assert at(f"{base}/{word}/Foo.Bar/") == OwnPage(place(path), "Foo.Bar", slash=True)
+        assert at(f"{base}/{word}/Foo.Bar") == OwnPage(place(path), "Foo.Bar", slash=False)
+
+    def test_json_documents(self, base: str, path: str) -> None:
+        assert at(f"{base}/pypi/Foo.Bar/json") == JsonDocument(place(path), "Foo.Bar", None, 2)
+        assert at(f"{base}/pypi/foo/1%2B2/json?x") == JsonDocument(place(path), "foo", "1+2", 3)
+        assert at(f"{base}/foo.bar/json") == JsonDocument(place(path), "foo.bar", None, 1)
+        for document in ("/pypi/foo/json", "/pypi/foo/1.0/json", "/foo/json"):
+            target = f"{base}{document}/"
+            address = at(target)
+            assert isinstance(address, Redirect)
+            assert address.place == place(path)
+            assert urljoin(f"http://h{target}", address.location) == f"http://h{base}{document}"
+
     def test_what_is_no_address_is_unknown_in_its_place(self, base: str, path: str) -> None:
         for rest in (
             "/simple/foo/bar",
@@ -135,10 +158,14 @@ class TestEverySpellingOfABase:
             f"/files/{SHA}",
             f"/files/{SHA}/",
             f"/files/{SHA}/{WHEEL}/",
-            "/+simple/foo/",
-            "/%2Bsimple/foo/",
+            "/+simple/",
+            "/+simple//",
+            "/+simple/foo/bar/",
+            "/pypi/",
+            "/pypi/foo",
+            "/pypi/foo/1.0/json/x",
+            "/pypi/foo/1.0/2.0/json",
             "/+2026-05-01/simple/foo/",
-            "/pypi/foo/json",
             "/-/foo",
             "//",
             "//simple/",
@@ -170,8 +197,12 @@ def test_the_instance_s_own_addresses(target: str, expected: Address) -> None:
         "/legacy/x",
         "/api",
         "/api/",
-        "/api/v1/explain/",
-        "/api/v1/tokens",
+        "/api/v1/a%5Cb",
+        "/api/v1/a%00b",
+        "/api/v1/acme%2F..%2Fx",
+        "/_/oidc",
+        "/_/oidc/audience/",
+        "/_/oidc/mint-token/x",
         "/api/v4",
         "/api/v4/projects",
         "/api/v4/users/42/packages/pypi/simple/",
@@ -187,6 +218,23 @@ def test_other_paths_of_the_instance_are_unknown_in_the_first_place_that_fits(ta
     address = at(target)
     assert isinstance(address, Unknown)
     assert address.place == (place("HEALTHZ") if "HEALTHZ" in target else ROOT_PLACE)
+
+
+def test_the_api_is_split_once_and_a_namespace_in_it_may_hold_slashes() -> None:
+    assert at("/api/v1/tokens") == Api(("tokens",))
+    assert at("/api/v1/packages/acme%2Fwidgets/foo/1.0?x=1") == Api(
+        ("packages", "acme/widgets", "foo", "1.0")
+    )
+    assert at("/api/v1/claims/%2F/foo") == Api(("claims", "/", "foo"))
+    assert at("/api/v1/a%252Fb") == Api(("a%2Fb",))
+    assert at("/api/v1/explain/") == Api(("explain", ""))
+
+
+def test_trusted_publishing_and_the_own_page_of_the_default_project() -> None:
+    assert at("/_/oidc/audience") == OidcAudience()
+    assert at("/_/oidc/mint-token") == OidcMint()
+    assert at("/legacy/%2Bsimple/Foo/") == OwnPage(None, "Foo", slash=True)
+    assert at("/legacy/+simple/foo") == OwnPage(None, "foo", slash=False)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +316,36 @@ class TestNamespaces:
             )
 
     def test_other_paths_of_gitlab_s_api_are_unknown_in_their_namespace(self) -> None:
-        for rest in ("", "/", "/packages", "/packages/npm/foo", "/-/packages/pypi/simple/"):
-            assert at(f"/api/v4/projects/42{rest}") == Unknown(WIDGETS), rest
-        assert at("/api/v4/groups/acme/packages/pypi/simple/") == Unknown(ACME)
+        for rest in ("", "/", "/packages/", "/packages/npm/foo", "/packages/x", "/-/packages/pypi/simple/"):
+            assert at(f"/api/v4/projects/42{rest}") == Unknown(WIDGETS, is_api=True), rest
+        assert at("/api/v4/groups/acme/packages/pypi/simple/") == Unknown(ACME, is_api=True)
+
+    def test_gitlab_s_packages_api(self) -> None:
+        base = "/api/v4/projects/acme%2Fwidgets/packages"
+        assert at(base) == GitlabPackages(WIDGETS, Kind.PROJECT)
+        assert at(f"{base}?per_page=5") == GitlabPackages(WIDGETS, Kind.PROJECT)
+        assert at(f"{base}/7") == GitlabPackages(WIDGETS, Kind.PROJECT, 7)
+        assert at(f"{base}/7/package_files") == GitlabPackages(WIDGETS, Kind.PROJECT, 7, has_files=True)
+        assert at(f"{base}/7/package_files/9") == GitlabPackages(WIDGETS, Kind.PROJECT, 7, True, 9)
+        assert at("/api/v4/groups/1/packages") == GitlabPackages(ACME, Kind.GROUP)
+        assert at("/api/v4/groups/1/packages/7") == Unknown(ACME, is_api=True)
+        assert at(f"{base}/{'9' * 30}") == Unknown(WIDGETS, is_api=True)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("/", ROOT_PLACE),
+            ("", ROOT_PLACE),
+            ("acme/widgets", WIDGETS),
+            ("/acme/widgets/", WIDGETS),
+            ("former/widgets", Place(NamespacePath("former/widgets"), WIDGETS.namespace)),
+            ("42", Place(NamespacePath("42"), None)),
+            ("acme//widgets", Place(NamespacePath("acme"), None)),
+            ("acme/../acme", Place(NamespacePath("acme"), None)),
+        ],
+    )
+    def test_a_namespace_named_in_a_query_or_a_body(self, text: str, expected: Place) -> None:
+        assert place_named(text, TREE) == expected
 
     @pytest.mark.parametrize("word", sorted(RESERVED_SEGMENTS))
     def test_a_reserved_word_ends_the_path(self, word: str) -> None:
@@ -281,6 +356,11 @@ class TestNamespaces:
         address = at("/" + "a/" * 4000 + "simple/foo/")
         assert isinstance(address, Unknown)
         assert address.place.path.count("/") == MAX_DEPTH - 1
+
+    def test_nor_is_one_in_a_query_or_a_body(self) -> None:
+        found = place_named("a/" * 20_000, TREE)
+        assert found.namespace is None
+        assert found.path.count("/") == MAX_DEPTH - 1
 
     def test_T_PATH_an_encoded_slash_is_no_slash_outside_an_id(self) -> None:
         assert at("/acme%2Fwidgets/simple/") == Unknown(ROOT_PLACE)

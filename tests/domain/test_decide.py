@@ -610,7 +610,7 @@ def test_trouble_is_told_with_a_short_wait_and_never_as_unknown(said: int | None
 
 # Of any configuration
 
-_MANY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_MANY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @_MANY

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.domain.names import Name, parse_name
+from proxy.domain.names import Name
 from proxy.domain.negotiate import Representation
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status, url_key
 from proxy.domain.render import render_names, render_page
@@ -111,7 +111,7 @@ class TestJson:
                     "upload-time": "2026-05-01T08:00:00.120000Z",
                     "yanked": FULL.yanked,
                     "core-metadata": {"sha256": META_SHA},
-                    "dist-info-metadata": {"sha256": META_SHA},
+                    "data-dist-info-metadata": {"sha256": META_SHA},
                     "provenance": PROVENANCE,
                 }
             ],
@@ -141,11 +141,44 @@ class TestJson:
         assert (read["meta"], read["files"], read["versions"]) == ({"api-version": "1.4"}, [], [])
 
     @pytest.mark.parametrize(
-        ("known", "shown"), [(True, True), (False, False), (META_SHA, {"sha256": META_SHA})]
+        ("filename", "known", "shown"),
+        [
+            ("a-1-py3-none-any.whl", META_SHA, {"sha256": META_SHA}),
+            ("a-1-py3-none-any.whl", True, True),
+            ("a-1-py3-none-any.whl", False, True),
+            ("a-1-py3-none-any.whl", None, True),
+            ("a-1.tar.gz", META_SHA, {"sha256": META_SHA}),
+            ("a-1.tar.gz", True, True),
+            ("a-1.tar.gz", False, False),
+        ],
     )
-    def test_core_metadata_under_both_names(self, known: bool | str, shown: object) -> None:
-        (file,) = as_json(_page(FileRecord("a-1.whl", SHA, core_metadata=known)))["files"]
-        assert file["core-metadata"] == file["dist-info-metadata"] == shown
+    def test_every_wheel_has_metadata_whatever_its_upstream_says(
+        self, filename: str, known: bool | str | None, shown: object
+    ) -> None:
+        (file,) = as_json(_page(FileRecord(filename, SHA, core_metadata=known)))["files"]
+        assert file["core-metadata"] == file["data-dist-info-metadata"] == shown
+
+    def test_the_name_at_which_pip_22_3_to_23_1_stop_is_not_used(self) -> None:
+        # They take the value of `dist-info-metadata` for text, as in HTML; PyPI avoids it likewise.
+        (file,) = as_json(_page(FULL))["files"]
+        assert "dist-info-metadata" not in file
+
+    @pytest.mark.parametrize(
+        ("external_url", "shown"),
+        [
+            ("https://pypi.example.org/x", "https://pypi.example.org/x/acme/w/files/0/a.provenance"),
+            ("http://pypi.example.org", None),
+            (None, None),
+        ],
+    )
+    def test_provenance_of_ours_needs_a_secure_address_of_the_server(
+        self, external_url: str | None, shown: str | None
+    ) -> None:
+        page = _page(FileRecord("a-1.whl", SHA, provenance="/acme/w/files/0/a.provenance"))
+        (file,) = json.loads(render_page(page, JSON, external_url=external_url))["files"]
+        assert file.get("provenance") == shown
+        (link,) = as_html(render_page(page, HTML, external_url=external_url)).links
+        assert link.get("data-provenance") == shown
 
     @pytest.mark.parametrize(("yanked", "shown"), [(True, True), ("why", "why"), ("", True)])
     def test_a_yank_with_and_without_reason(self, yanked: bool | str, shown: object) -> None:
@@ -199,7 +232,7 @@ class TestHtml:
                 "data-requires-python": ">=3.11,<4",
                 "data-core-metadata": f"sha256={META_SHA}",
                 "data-dist-info-metadata": f"sha256={META_SHA}",
-                "data-yanked": FULL.yanked,
+                "data-yanked": str(FULL.yanked).replace("\r", "\n"),
                 "data-provenance": PROVENANCE,
             }
         ]
@@ -217,9 +250,12 @@ class TestHtml:
         ).links
         assert (link["data-yanked"], link["data-core-metadata"]) == ("", "true")
 
-    def test_metadata_that_is_known_not_to_exist_is_not_advertised(self) -> None:
-        (link,) = as_html(render_page(_page(FileRecord("a-1.whl", SHA, core_metadata=False)), HTML)).links
-        assert "data-core-metadata" not in link
+    @pytest.mark.parametrize(("filename", "shown"), [("a-1-py3-none-any.whl", "true"), ("a-1.tar.gz", None)])
+    def test_metadata_is_advertised_for_every_wheel_and_no_other_file(
+        self, filename: str, shown: str | None
+    ) -> None:
+        (link,) = as_html(render_page(_page(FileRecord(filename, SHA, core_metadata=False)), HTML)).links
+        assert link.get("data-core-metadata") == link.get("data-dist-info-metadata") == shown
 
     def test_a_status_and_its_reason(self) -> None:
         page = _page(status=ProjectStatus(Status.DEPRECATED, 'use "other" <now>\nplease'))
@@ -267,7 +303,7 @@ class TestHostileValues:
         body = render_page(self.PAGE, HTML)
         read = as_html(body)
         assert read.tags == ["html", "head", "meta", "meta", "meta", "meta", "title", "body", "h1", "a", "br"]
-        shown = HOSTILE.translate(dict.fromkeys(b"\x00\x1b\x85", "\ufffd"))
+        shown = HOSTILE.translate(dict.fromkeys(b"\x00\x1b\x85", "\ufffd")).replace("\r", "\n")
         assert read.texts == [shown]
         (link,) = read.links
         assert link["data-requires-python"] == link["data-yanked"] == link["data-provenance"] == shown
@@ -293,8 +329,15 @@ class TestHostileValues:
         assert read["versions"] == [version]
 
         def shown(text: str) -> str:
+            # HTML has no form for a carriage return.
+            text = text.replace("\r", "\n")
             return "".join(
-                "\ufffd" if (char < " " and char not in "\t\n\r") or "\x7f" <= char <= "\x9f" else char
+                "\ufffd"
+                if (char < " " and char not in "\t\n")
+                or "\x7f" <= char <= "\x9f"
+                or "\ufdd0" <= char <= "\ufdef"
+                or char in "\ufffe\uffff"
+                else char
                 for char in text
             )
 
@@ -308,24 +351,25 @@ class TestHostileValues:
 
 
 class TestNames:
-    NAMES = tuple(map(parse_name, ("zope", "Acme-SDK", "flask", "acme.sdk", "0")))
-
-    def test_json_has_each_name_once_in_order(self) -> None:
-        assert json.loads(render_names(self.NAMES, JSON)) == {
+    @pytest.mark.parametrize(
+        "pieces", [(b"0\nacme-sdk\nflask\nzope\n",), (b"0\n", b"", b"acme-sdk\nflask\n", b"zope\n", b"")]
+    )
+    def test_json_has_each_name_in_order(self, pieces: tuple[bytes, ...]) -> None:
+        assert json.loads(b"".join(render_names(pieces, JSON))) == {
             "meta": {"api-version": "1.4"},
             "projects": [{"name": "0"}, {"name": "acme-sdk"}, {"name": "flask"}, {"name": "zope"}],
         }
 
     def test_html_has_relative_links(self) -> None:
         """Poetry takes a whole href for the name, so it must be nothing else (protocol 1.3)."""
-        read = as_html(render_names(self.NAMES, HTML))
+        read = as_html(b"".join(render_names((b"0\nacme-sdk\n", b"", b"flask\nzope\n"), HTML)))
         assert [link["href"] for link in read.links] == ["0/", "acme-sdk/", "flask/", "zope/"]
         assert read.texts == ["0", "acme-sdk", "flask", "zope"]
         assert read.metas == {"pypi:repository-version": "1.4"}
 
     def test_no_names_are_a_valid_list(self) -> None:
-        assert json.loads(render_names((), JSON))["projects"] == []
-        assert as_html(render_names((), HTML)).links == []
+        assert json.loads(b"".join(render_names((), JSON)))["projects"] == []
+        assert as_html(b"".join(render_names((), HTML))).links == []
 
 
 def test_equal_pages_have_equal_bytes() -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from proxy.domain.access import OPERATOR, Caller, CallerKind
 from proxy.domain.namespaces import NamespacePath
 from proxy.errors import NotPermitted
-from proxy.storage.audit import describe, record
+from proxy.storage.audit import By, describe, record
 from proxy.storage.database import Change, Database
 from proxy.storage.tables import audit
 
@@ -20,16 +20,13 @@ def test_an_event_keeps_everything_it_was_told(registry: Database) -> None:
     registry.change_now(
         lambda change: record(
             change.connection,
-            at=NOW,
-            action="file.upload",
-            who=ALICE,
-            address="192.0.2.1",
+            By(ALICE, NOW, "192.0.2.1", "r1"),
+            "file.upload",
             namespace=NamespacePath("acme/widgets"),
             name="widgets",
             version="1.0",
             filename="widgets-1.0.tar.gz",
             detail={"sha256": "ab"},
-            request_id="r1",
         )
     )
     row = dict(registry.read_now(lambda connection: connection.execute(select(audit)).mappings().one()))
@@ -51,7 +48,7 @@ def test_an_event_keeps_everything_it_was_told(registry: Database) -> None:
 
 
 def test_an_event_of_the_machine_needs_little(registry: Database) -> None:
-    registry.change_now(lambda change: record(change.connection, at=NOW, action="token.create", who=OPERATOR))
+    registry.change_now(lambda change: record(change.connection, By(OPERATOR, NOW), "token.create"))
     row = registry.read_now(lambda connection: connection.execute(select(audit)).mappings().one())
     assert (row["who_kind"], row["who_id"], row["who_user"]) == ("owner", None, "operator")
     assert row["detail"] == {}
@@ -60,7 +57,7 @@ def test_an_event_of_the_machine_needs_little(registry: Database) -> None:
 
 def test_an_event_goes_with_the_change_it_speaks_of(registry: Database) -> None:
     def act(change: Change) -> None:
-        record(change.connection, at=NOW, action="file.delete", who=ALICE)
+        record(change.connection, By(ALICE, NOW), "file.delete")
         raise NotPermitted("no")
 
     with pytest.raises(NotPermitted):
