@@ -5,17 +5,20 @@ the digest that it turned out to have, and `urls` in the ledger says so. One tra
 in this process (`cache.transfers`). Whether a file may be served at all is not asked here.
 """
 # Plain os calls by path, as in storage.
-# ruff: noqa: PTH108, PTH116
+# ruff: noqa: PTH108, PTH116, PTH118, PTH123
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -24,10 +27,18 @@ from cachetools import LRUCache
 from proxy.cache.eviction import delete_file, evict
 from proxy.cache.ledger import FileStats, Ledger, contents_of, forget, forget_all
 from proxy.cache.transfers import Transfer
-from proxy.domain.pages import FileRecord
+from proxy.domain.pages import FileRecord, url_key
 from proxy.domain.snapshot import CacheSettings
-from proxy.errors import ContentMismatch, OverlayError, StorageError, UpstreamUnreachable
+from proxy.errors import (
+    ContentMismatch,
+    OverlayError,
+    RangesRefused,
+    StorageError,
+    StoreUnavailable,
+    UpstreamUnreachable,
+)
 from proxy.storage.database import Change, Database
+from proxy.storage.disk import place, translated, write_whole
 from proxy.storage.layout import Layout
 from proxy.upstream.client import Upstream
 
@@ -41,24 +52,39 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CachedFile:
-    """A verified file on disk. Open `path` at once: it may be evicted later, a descriptor stays valid."""
+    """A verified file on disk. Open it at once: it may be evicted later, a descriptor stays valid."""
 
     path: str
     size: int
     sha256: str
 
+    def open(self) -> BinaryIO | None:
+        """The file, for the caller to close; None where it was evicted since the look: then it is not here."""
+        try:
+            return open(self.path, "rb")
+        except OSError:
+            return None
+
 
 def metadata_record(record: FileRecord) -> FileRecord:
     """The record of the `.metadata` file beside `record` (PEP 658), fetched and kept like any file.
 
-    Its digest is known where the page names one. A query stays behind the path, as uv builds the address.
+    Its digest is known where the page names one. Where it names only the file's, that stands as a fragment behind
+    the address: it is never sent, but another file at the same address then has other metadata.
+    A query stays behind the path, as uv builds the address.
     """
     parts = urlsplit(record.url)
-    url = urlunsplit(parts._replace(path=parts.path + ".metadata"))
     digest = record.core_metadata if isinstance(record.core_metadata, str) else None
+    fragment = f"of={record.sha256}" if digest is None and record.sha256 is not None else ""
+    url = urlunsplit(parts._replace(path=parts.path + ".metadata", fragment=fragment))
     return msgspec.structs.replace(
         FileRecord(filename=record.filename + ".metadata"), sha256=digest, url=url, version=record.version
     )
+
+
+def metadata_key(sha256: str) -> str:
+    """The key of the metadata that were read out of the verified file with this digest."""
+    return url_key(f"METADATA of {sha256}")
 
 
 class Files:
@@ -87,34 +113,101 @@ class Files:
         self._sizes: LRUCache[str, int] = LRUCache(20_000)
 
     def cached(self, record: FileRecord) -> CachedFile | None:
-        """The file of `record` if it lies here whole; None means: `join`.
+        """The file of `record` if it lies here whole; None means: `join`. The rest is as for `kept`."""
+        return self.kept(record.key, record.size)
+
+    def kept(self, key: str, size: int | None = None) -> CachedFile | None:
+        """What is kept under `key`, a sha256 or a `url-…` key, if it lies here whole.
 
         A file of the wrong size is damaged: it is deleted and counts as missing. Marks the last use. Blocks
         for a look at the file system and at most two point queries.
+
+        Args:
+            size: bytes that it should have, as far as anybody but the ledger says so.
         """
+        digest = self.content_of(key)
+        if digest is None:
+            return None
         try:
-            digest = record.sha256 or self._ledger.content_of(record.key)
-            if digest is None:
-                return None
             path = self._layout.cached_file(digest)
-            size = os.stat(path).st_size
+            found = os.stat(path).st_size
             expected = self._sizes.get(digest)
             if expected is None:
                 expected = self._ledger.size_of(digest)
         except (OSError, StorageError):
             return None
         if expected is None:
-            expected = record.size
-        if expected is not None and size != expected:
+            expected = size
+        if expected is not None and found != expected:
             _log.warning(
-                "a cached file had %d bytes in place of %d and was deleted: %s", size, expected, digest
+                "a cached file had %d bytes in place of %d and was deleted: %s", found, expected, digest
             )
             delete_file(self._layout, digest)
             return None
-        self._sizes[digest] = size
-        self._ledger.mark(digest, size, self._now())
+        self._sizes[digest] = found
+        self._ledger.mark(digest, found, self._now())
         self._flush_soon()
-        return CachedFile(path, size, digest)
+        return CachedFile(path, found, digest)
+
+    def content_of(self, key: str) -> str | None:
+        """The sha256 behind `key`, whether its content lies here or not; None where that is not known."""
+        if not key.startswith("url-"):
+            return key
+        try:
+            return self._ledger.content_of(key)
+        except StorageError:
+            return None
+
+    async def keep(self, content: bytes, keys: Sequence[str]) -> CachedFile:
+        """Keep `content`, a small thing, under its sha256 and these `url-…` keys; what they led to is forgotten.
+
+        Raises:
+            StorageError: it cannot be written; `DiskFull` if there is no room.
+        """
+
+        def write() -> CachedFile:
+            digest = hashlib.sha256(content).hexdigest()
+            aside = os.path.join(self._layout.partial_files, f"small-{secrets.token_hex(8)}")
+            path = self._layout.cached_file(digest)
+            with translated("core metadata cannot be kept"):
+                write_whole(aside, content)
+                place(aside, path)
+            return CachedFile(path, len(content), digest)
+
+        kept = await asyncio.to_thread(write)
+        await self._keep_account(kept.sha256, kept.size, keys)
+        return kept
+
+    async def fetch(self, upstream: str, record: FileRecord) -> tuple[BinaryIO, str]:
+        """The whole file of `record`, verified, and its sha256; by the transfer that everybody else would join.
+
+        The caller closes the file.
+
+        Raises:
+            UpstreamError: as readers of the transfer are told.
+            StoreUnavailable: it cannot be kept, and so cannot be had whole.
+        """
+        try:
+            transfer = self.join(upstream, record)
+            offset = 0
+            while not transfer.done:
+                offset = await transfer.past(offset)
+            # A transfer that is done knows the digest of what it brought.
+            return transfer.open(), cast("str", transfer.sha256)
+        except StorageError as error:
+            raise StoreUnavailable(f"{record.filename} cannot be kept, and so cannot be read") from error
+
+    async def size_at(self, upstream: str, record: FileRecord) -> int | None:
+        """Bytes of the file of `record` as its upstream tells them, which is asked; None where it does not.
+
+        Raises:
+            UpstreamError: it does not give the file at all.
+        """
+        try:
+            async with self._upstreams[upstream].file(record.url, end=0) as stream:
+                return stream.size
+        except RangesRefused:
+            return None
 
     def join(self, upstream: str, record: FileRecord) -> Transfer:
         """The transfer of `record` that is under way, or a new one with a leader of its own.
@@ -178,6 +271,7 @@ class Files:
                 forget_all(change.connection)
             else:
                 digests = contents_of(change.connection, keys)
+                digests |= contents_of(change.connection, [metadata_key(digest) for digest in digests])
                 forget(change.connection, digests)
             return sum(delete_file(self._layout, digest) for digest in digests)
 
@@ -190,8 +284,7 @@ class Files:
         """Run a transfer to its end and tell its readers what became of it."""
         try:
             digest, size = await transfer.fill()
-            url_key = record.key if record.sha256 is None else None
-            await self._keep_account(digest, size, url_key)
+            await self._keep_account(digest, size, [record.key] if record.sha256 is None else [])
         except ContentMismatch as error:
             _log.warning("wrong bytes from an upstream: %s", error)
             self._quarantined[record.url] = (self._now(), error)
@@ -210,7 +303,7 @@ class Files:
         finally:
             del self._transfers[transfer.upstream, record.key, record.url]
 
-    async def _keep_account(self, digest: str, size: int, url_key: str | None) -> None:
+    async def _keep_account(self, digest: str, size: int, keys: Sequence[str]) -> None:
         """Enter a stored file and make room. The file is there already; trouble here harms nobody."""
         self._sizes[digest] = size
 
@@ -219,7 +312,8 @@ class Files:
         def act(change: Change) -> list[str]:
             # Last uses first: what was read a moment ago must not look old.
             self._ledger.write_marks(change)
-            self._ledger.enter(change, digest, size, at, url_key)
+            for key in keys or (None,):
+                self._ledger.enter(change, digest, size, at, key)
             return evict(change, self._layout, self._settings.max_size)
 
         try:

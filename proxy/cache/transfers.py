@@ -35,6 +35,8 @@ from proxy.upstream.client import FileStream, Upstream
 
 HOLD_BACK = 64 << 10
 """Bytes at the end that nobody gets before the file is verified."""
+LARGEST_UNSIZED = 5 << 30
+"""Bytes of a file whose size neither its page nor its upstream names: one without an end must have one (T-BOMB)."""
 _WRONG_DIGEST = "its sha256 is not the one that the page names"
 _PENDING_AT_MOST = 1 << 20
 """Bytes that wait for the writing thread before the network has to wait."""
@@ -242,8 +244,7 @@ class Transfer:
             # The upstream may have begun at the start in spite of the range.
             fresh = piece[max(0, position - place) :]
             place += len(piece)
-            if self.size is not None and place > self.size:
-                raise self._mismatch(f"it goes on after {self.size} bytes")
+            self._bound(place)
             seen.update(fresh)
             held += fresh
             if len(held) > HOLD_BACK:
@@ -323,6 +324,16 @@ class Transfer:
         self._begun = True
         self._tell()
 
+    def _bound(self, received: int) -> None:
+        """Return if so many bytes may belong to the file.
+
+        Raises:
+            ContentMismatch: they are too many.
+        """
+        limit = LARGEST_UNSIZED if self.size is None else self.size
+        if received > limit:
+            raise self._mismatch(f"it goes on after {limit} bytes")
+
     async def _copy(self, stream: FileStream, sink: _Sink) -> None:
         batches = _Batches()
         writing = asyncio.create_task(self._write(batches, sink))
@@ -330,8 +341,7 @@ class Transfer:
         try:
             async for piece in stream.chunks():
                 received += len(piece)
-                if self.size is not None and received > self.size:
-                    raise self._mismatch(f"it goes on after {self.size} bytes")
+                self._bound(received)
                 await batches.put(piece)
                 if writing.done():
                     break

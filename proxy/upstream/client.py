@@ -16,30 +16,33 @@ import base64
 import contextlib
 import re
 import ssl
-import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin
+from typing import Generic, TypeVar
+from urllib.parse import quote, urljoin
 
 import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from proxy.domain.documents import UpstreamDocument
 from proxy.domain.names import Name
 from proxy.domain.pages import Page
 from proxy.domain.snapshot import UpstreamSettings
 from proxy.errors import (
     OverlayError,
+    RangesRefused,
     UpstreamBusy,
     UpstreamError,
     UpstreamFaulty,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.upstream.documents import parse_document
 from proxy.upstream.hosts import GuardedResolver, Origin, PrivateAddress, Reach
-from proxy.upstream.parse import Unusable, parse_page
+from proxy.upstream.parse import Unusable, parse_page, unzip
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 """One fixed value, so that a page does not depend on which client asked first."""
@@ -50,13 +53,11 @@ FILE_CHUNK = 256 << 10
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
+_NO_RANGES = frozenset({416, 501})
 _MAX_ETAG = 256
 _INLINE_BYTES = 200 << 10
 """Decoded bodies up to this size are parsed on the loop: about two milliseconds."""
 _INLINE_COMPRESSED = 24 << 10
-_BOMB_RATIO = 100
-_BOMB_FLOOR = 8 << 20
-"""Index pages compress 5 to 20 times. What unpacks to more than 8 MiB and 100 times its size is a bomb."""
 _PAGE_READS = 4
 """A page may take as long as four read time-outs together, however steadily it trickles."""
 _FILES_SHARE = 0.8
@@ -67,18 +68,26 @@ _DIGITS = re.compile(r"[0-9]{1,9}\Z")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundPage:
-    """The upstream's page. `etag` is its validator, as it stands in the header; `max_age` None: it said nothing."""
+T = TypeVar("T")
 
-    page: Page
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """What the upstream sent, parsed.
+
+    Attributes:
+        etag: its validator, as it stands in the header.
+        max_age: how long it may be kept; None: the upstream said nothing.
+    """
+
+    value: T
     etag: str | None
     max_age: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
 class NotModified:
-    """The page whose validator was sent is still the current one."""
+    """What the validator that was sent belongs to is still current."""
 
     max_age: timedelta | None
 
@@ -88,9 +97,6 @@ class NoSuchProject:
     """A valid "there is no such project"."""
 
 
-PageResult = FoundPage | NotModified | NoSuchProject
-
-
 class FileStream:
     """A file on its way.
 
@@ -98,17 +104,28 @@ class FileStream:
         start: where in the file the first byte of `chunks` lies; 0 unless a later start was asked for and given.
         size: bytes of the whole file, or None where the upstream does not say.
         etag: a strong validator, or None.
+        is_part: whether `chunks` end where `end` was asked for, or with the file.
     """
 
-    __slots__ = ("_response", "_upstream", "_what", "etag", "size", "start")
+    __slots__ = ("_response", "_upstream", "_what", "etag", "is_part", "size", "start")
 
-    def __init__(self, response: aiohttp.ClientResponse, upstream: Upstream, what: str, start: int) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        upstream: Upstream,
+        what: str,
+        start: int,
+        *,
+        part_of: int | None = None,
+    ) -> None:
+        """`part_of`: bytes of the whole file, where `response` carries a part of it."""
         self._response = response
         self._upstream = upstream
         self._what = what
         self.start = start
+        self.is_part = part_of is not None
         length = response.content_length
-        self.size = None if length is None else start + length
+        self.size = part_of if part_of is not None or length is None else start + length
         etag = _etag(response)
         self.etag = None if etag is None or etag.startswith("W/") else etag
 
@@ -123,6 +140,23 @@ class FileStream:
             async for chunk in self._response.content.iter_any():
                 for place in range(0, len(chunk), FILE_CHUNK):
                     yield chunk[place : place + FILE_CHUNK]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundNames:
+    """The upstream's list of all names on its way, as it is sent.
+
+    Attributes:
+        is_zipped: whether `body` is gzip.
+        base_url: where it finally came from, after redirects.
+        etag: its validator, as it stands in the header.
+    """
+
+    body: FileStream
+    is_zipped: bool
+    content_type: str
+    base_url: str
+    etag: str | None
 
 
 class Upstream:
@@ -164,7 +198,7 @@ class Upstream:
         if refusal is not None:
             raise UpstreamFaulty(self.name, f"{self.name}: {refusal}")
 
-    async def page(self, name: Name, etag: str | None = None) -> PageResult:
+    async def page(self, name: Name, etag: str | None = None) -> Found[Page] | NotModified | NoSuchProject:
         """Fetch the project page of `name`, or learn that the one with validator `etag` still holds.
 
         Raises:
@@ -173,58 +207,115 @@ class Upstream:
             UpstreamUnreachable: no connection, or it broke.
             UpstreamFaulty: any other answer, one that is no page of `name`, or one over the size limit.
         """
-        headers = {"Accept": ACCEPT, "Accept-Encoding": "gzip"}
-        if etag is not None:
-            headers["If-None-Match"] = etag
-        what = f"the page of {name}"
+        return await self._ask(
+            f"{self.settings.index_url}{name}/",
+            _conditional(ACCEPT, etag),
+            f"the page of {name}",
+            lambda body, kind, base_url: parse_page(body, kind, base_url, name),
+        )
+
+    async def document(
+        self, name: Name, version: str | None = None, etag: str | None = None
+    ) -> Found[UpstreamDocument] | NotModified | NoSuchProject:
+        """Fetch what the JSON API says of `name`, or of its release `version`, or learn that `etag` still holds.
+
+        Only for upstreams that have a `json_url`. `NoSuchProject` may here mean no such release as well.
+
+        Raises:
+            UpstreamError: as for pages.
+        """
+        part = "" if version is None else f"/{quote(version, safe='')}"
+        return await self._ask(
+            f"{self.settings.json_url}{name}{part}/json",
+            _conditional("application/json", etag),
+            f"the document of {name}{part}",
+            lambda body, kind, _: parse_document(body, kind, name, version),
+        )
+
+    async def _ask(
+        self, url: str, headers: Mapping[str, str], what: str, parse: Callable[[bytes, str, str], T]
+    ) -> Found[T] | NotModified | NoSuchProject:
+        """Fetch something that fits into memory; `parse` as `_read` has it."""
         with self.translated(what):
-            async with (
-                asyncio.timeout(self._page_time),
-                self._get(f"{self.settings.index_url}{name}/", headers, what) as response,
-            ):
+            async with asyncio.timeout(self._page_time), self._get(url, headers, what) as response:
                 if response.status in (404, 410):
                     return NoSuchProject()
-                if response.status == 304 and etag is not None:
+                if response.status == 304 and "If-None-Match" in headers:
                     return NotModified(_max_age(response.headers))
                 if response.status != 200:
                     raise self._refused(response, what)
-                page = await self._read_page(response, name)
-                return FoundPage(page, _etag(response), _max_age(response.headers))
+                value = await self._read(response, what, parse)
+                return Found(value, _etag(response), _max_age(response.headers))
 
     @contextlib.asynccontextmanager
-    async def file(self, url: str, *, start: int = 0, etag: str | None = None) -> AsyncIterator[FileStream]:
+    async def names(self, etag: str | None = None) -> AsyncIterator[FoundNames | NotModified]:
+        """Open the list of all names, or learn that the one with validator `etag` still holds.
+
+        It is long, so what is done with it bounds its size and time. Raises as `page`; an index without such a
+        list is faulty, since nobody could tell its names.
+        """
+        what = "its list of names"
+        headers = _conditional(ACCEPT, etag)
+        async with self._translated_get(self.settings.index_url, headers, what) as response:
+            if response.status == 304 and etag is not None:
+                yield NotModified(_max_age(response.headers))
+                return
+            if response.status != 200:
+                raise self._refused(response, what)
+            yield FoundNames(
+                FileStream(response, self, what, 0),
+                self._is_zipped(response, what),
+                response.headers.get("Content-Type", ""),
+                str(response.url),
+                _etag(response),
+            )
+
+    @contextlib.asynccontextmanager
+    async def file(
+        self, url: str, *, start: int = 0, end: int | None = None, etag: str | None = None
+    ) -> AsyncIterator[FileStream]:
         """Open the file at `url`, an address from one of this upstream's pages.
 
         Args:
             start: the first byte wanted; the stream's own `start` says whether the upstream went along.
-            etag: with `start`, the strong validator of the bytes already at hand.
+            end: the last byte wanted, counted from 0; the stream's `is_part` says whether it went along.
+            etag: with a range, the strong validator of the bytes already at hand.
 
         Raises:
+            RangesRefused: with `end`: it cannot or will not give that part.
             UpstreamFaulty: an address that may not be asked, a file that is gone, an encoded body, a bad range.
             UpstreamBusy, UpstreamTimeout, UpstreamUnreachable: as for pages; also while `chunks` are read.
         """
         self.check_url(url)
         # `identity`: the digest is that of the file as it is, and a decoder would be a way in for bombs.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
+        is_ranged = bool(start) or end is not None
+        if is_ranged:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end}"
             if etag is not None:
                 headers["If-Range"] = etag
         what = f"the file {url.partition('?')[0].rpartition('/')[2][:200]}"
         async with self._file_slots, self._translated_get(url, headers, what) as response:
             if response.status in _GONE:
                 raise UpstreamFaulty(self.name, f"{what} is gone from {self.name} ({response.status})")
-            if response.status != 200 and not (start and response.status == 206):
+            if end is not None and response.status in _NO_RANGES:
+                raise RangesRefused(self.name, f"{self.name} gives no part of {what} ({response.status})")
+            if response.status != 200 and not (is_ranged and response.status == 206):
                 raise self._refused(response, what)
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise UpstreamFaulty(self.name, f"{self.name} sent {what} with a content coding")
-            begins = 0
-            if response.status == 206:
-                given = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-                if given is None or int(given[1]) != start:
-                    raise UpstreamFaulty(self.name, f"{self.name} sent another range of {what}")
-                begins = start
-            yield FileStream(response, self, what, begins)
+            if response.status == 200:
+                yield FileStream(response, self, what, 0)
+                return
+            given = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+            if given is None or int(given[1]) != start or (end is not None and int(given[2]) > end):
+                raise UpstreamFaulty(self.name, f"{self.name} sent another range of {what}")
+            if end is None:
+                yield FileStream(response, self, what, start)
+            elif given[3] is None:
+                raise RangesRefused(self.name, f"{self.name} does not tell the size of {what}")
+            else:
+                yield FileStream(response, self, what, start, part_of=int(given[3]))
 
     @contextlib.asynccontextmanager
     async def _translated_get(
@@ -297,38 +388,40 @@ class Upstream:
                 ) from error
         return context
 
-    async def _read_page(self, response: aiohttp.ClientResponse, name: Name) -> Page:
-        coding = response.headers.get("Content-Encoding", "identity").lower()
-        if coding not in ("identity", "gzip", "x-gzip"):
-            raise UpstreamFaulty(self.name, f"{self.name} sent the page of {name} in an unknown coding")
+    async def _read(
+        self, response: aiohttp.ClientResponse, what: str, parse: Callable[[bytes, str, str], T]
+    ) -> T:
+        """Read a body and parse it: `parse` takes the decoded body, its content type and its address."""
+        zipped = self._is_zipped(response, what)
         pieces: list[bytes] = []
         received = 0
         async for piece in response.content.iter_any():
             received += len(piece)
             if received > self._max_page_size:
-                raise UpstreamFaulty(
-                    self.name, f"{self.name}: the page of {name} is larger than max_page_size"
-                )
+                raise UpstreamFaulty(self.name, f"{self.name}: {what} is larger than max_page_size")
             pieces.append(piece)
-        zipped = coding != "identity"
         content_type = response.headers.get("Content-Type", "")
         base_url = str(response.url)
 
-        def read() -> Page:
+        def read() -> T:
             body = b"".join(pieces)
             pieces.clear()
             if zipped:
-                body = _unzip(body, self._max_page_size)
-            return parse_page(body, content_type, base_url, name)
+                body = unzip(body, self._max_page_size)
+            return parse(body, content_type, base_url)
 
         try:
             if received <= (_INLINE_COMPRESSED if zipped else _INLINE_BYTES):
                 return read()
             return await asyncio.to_thread(read)
         except Unusable as error:
-            raise UpstreamFaulty(
-                self.name, f"{self.name}: the page of {name} is unusable: {error}"
-            ) from error
+            raise UpstreamFaulty(self.name, f"{self.name}: {what} is unusable: {error}") from error
+
+    def _is_zipped(self, response: aiohttp.ClientResponse, what: str) -> bool:
+        coding = response.headers.get("Content-Encoding", "identity").lower()
+        if coding not in ("identity", "gzip", "x-gzip"):
+            raise UpstreamFaulty(self.name, f"{self.name} sent {what} in an unknown coding")
+        return coding != "identity"
 
     def _refused(self, response: aiohttp.ClientResponse, what: str) -> UpstreamError:
         message = f"{self.name} answered {response.status} for {what}"
@@ -367,34 +460,17 @@ class Upstream:
             raise UpstreamFaulty(self.name, f"{self.name} gave no valid HTTP answer for {what}") from error
 
 
+def _conditional(accept: str, etag: str | None) -> dict[str, str]:
+    """The headers that ask for a representation, unless the one with validator `etag` still holds."""
+    headers = {"Accept": accept, "Accept-Encoding": "gzip"}
+    return headers if etag is None else {**headers, "If-None-Match": etag}
+
+
 def _address(upstream: str, url: str) -> URL:
     try:
         return URL(url, encoded=True)
     except ValueError as error:
         raise UpstreamFaulty(upstream, f"{upstream}: a link is no http address") from error
-
-
-def _unzip(body: bytes, limit: int) -> bytes:
-    """Undo gzip, stopping as soon as the result is too large or is evidently a bomb (T-BOMB)."""
-    inflater = zlib.decompressobj(wbits=31)
-    pieces: list[bytes] = []
-    size = 0
-    rest = body
-    try:
-        while not inflater.eof:
-            piece = inflater.decompress(rest, 1 << 20)
-            rest = inflater.unconsumed_tail
-            if not piece and not rest:
-                raise Unusable("its compressed body ends too early")
-            size += len(piece)
-            if size > limit or (size > _BOMB_FLOOR and size > _BOMB_RATIO * len(body)):
-                raise Unusable("it unpacks to far more than a page")
-            pieces.append(piece)
-    except zlib.error as error:
-        raise Unusable("its compressed body is damaged") from error
-    if inflater.unused_data:
-        raise Unusable("its compressed body is followed by something else")
-    return b"".join(pieces)
 
 
 def _etag(response: aiohttp.ClientResponse) -> str | None:

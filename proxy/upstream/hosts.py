@@ -112,6 +112,11 @@ class Reach:
             else:
                 self._hosts.add((host, port))
                 self._literals.add(literal(host))
+        if settings.json_url is not None:
+            # The operator named it, so it may be asked, and a literal address there is leave enough for itself.
+            json_api = Origin.of(settings.json_url)
+            self._hosts.add((json_api.host, json_api.port))
+            self._literals.add(literal(json_api.host))
         self._literals.discard(None)
 
     def refusal(self, url: str) -> str | None:

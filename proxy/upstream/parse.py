@@ -1,4 +1,4 @@
-"""Bytes of an upstream's project page, JSON (PEP 691) or HTML (PEP 503), to a `Page`.
+"""Bytes of an upstream's project page, JSON (PEP 691) or HTML (PEP 503), to a `Page`; of its root list, to names.
 
 Nothing passes that is not on the allow-list below: every value is checked and written anew, unknown keys
 vanish, and one bad file costs that file, not the page. What is no index page at all, or another project's,
@@ -10,6 +10,7 @@ Synchronous and free of I/O: `client` runs it in a thread where the page is big.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 import msgspec
 from selectolax.lexbor import LexborHTMLParser
 
-from proxy.domain.filenames import candidate_names, is_safe_filename, version_of
+from proxy.domain.filenames import candidate_names, version_of
 from proxy.domain.names import Name, parse_name
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status
 from proxy.errors import InvalidName
@@ -29,9 +30,18 @@ HTML_TYPES = frozenset({"application/vnd.pypi.simple.v1+html", "text/html"})
 MAX_TEXT = 1000
 """Characters kept of a yank reason, a status reason or Requires-Python."""
 MAX_URL = 4000
+_BOMB_RATIO = 100
+_BOMB_FLOOR = 8 << 20
+"""Index pages compress 5 to 20 times. What unpacks to more than 8 MiB and 100 times its size is a bomb."""
+_PIECE = 1 << 20
+"""Bytes that are unpacked, or read as HTML, in one go."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9])?\Z|\[[0-9a-f:.]+\]\Z")
+_RELATIVE = re.compile(r"(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]*)/?\Z", re.ASCII)
+_CLOSED = re.compile(rb"</(?:html|body)\s*>", re.IGNORECASE)
+_TAIL = 1000
+"""Bytes at the end of which one must close the document; PyPI puts a comment behind it."""
 _HEADING = re.compile(r"\b(?:links for|index of|index for)\s+(\S+)", re.IGNORECASE | re.ASCII)
 
 
@@ -65,6 +75,55 @@ class _JsonPage(msgspec.Struct, rename="kebab"):
     project_status: Any = None
 
 
+class _JsonNames(msgspec.Struct, rename="kebab"):
+    """A list of names whose entries are still bytes, as `_JsonPage`."""
+
+    projects: list[msgspec.Raw]
+    meta: Any = None
+
+
+class _JsonNamed(msgspec.Struct, gc=False):
+    name: Any = None
+
+
+def unzip(body: bytes, limit: int) -> bytes:
+    """Undo gzip, stopping as soon as the result is longer than `limit` or is evidently a bomb (T-BOMB).
+
+    Raises:
+        Unusable: it is, or the body is damaged, cut off, or followed by something else.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        for piece in _inflated(body):
+            size += len(piece)
+            if size > limit or (size > _BOMB_FLOOR and size > _BOMB_RATIO * len(body)):
+                raise Unusable("it unpacks to far more than a page")
+            pieces.append(piece)
+    except zlib.error as error:
+        raise Unusable("its compressed body is damaged") from error
+    return b"".join(pieces)
+
+
+def _inflated(body: bytes) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(wbits=31)
+    for place in range(0, len(body), _PIECE):
+        if inflater.eof:
+            raise Unusable("its compressed body is followed by something else")
+        rest = body[place : place + _PIECE]
+        while rest:
+            yield inflater.decompress(rest, _PIECE)
+            rest = inflater.unconsumed_tail
+    # What was taken in may have more to give than was let out.
+    while not inflater.eof:
+        piece = inflater.decompress(b"", _PIECE)
+        if not piece and not inflater.eof:
+            raise Unusable("its compressed body ends too early")
+        yield piece
+    if inflater.unused_data:
+        raise Unusable("its compressed body is followed by something else")
+
+
 def parse_page(body: bytes, content_type: str, base_url: str, name: Name) -> Page:
     """Read the project page of `name`.
 
@@ -89,6 +148,94 @@ def parse_page(body: bytes, content_type: str, base_url: str, name: Name) -> Pag
     raise Unusable(f"content type {_shown(media_type)} is none of the simple API's")
 
 
+def parse_names(body: bytes, content_type: str, base_url: str) -> Iterator[Name]:
+    """Read the list of all names that an index has, its root page.
+
+    Args:
+        body, content_type, base_url: as for `parse_page`.
+
+    Yields:
+        Names in the order of the list; of equal ones each. What is no name is left out.
+
+    Raises:
+        Unusable: another content type, no whole list of names, or a newer major version. Names given before count
+            for nothing then.
+
+    Sources: PEP 503, 629, 691.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == JSON_TYPE:
+        yield from _json_names(body)
+    elif media_type in HTML_TYPES:
+        yield from _html_names(body, base_url)
+    else:
+        raise Unusable(f"content type {_shown(media_type)} is none of the simple API's")
+
+
+def _json_names(body: bytes) -> Iterator[Name]:
+    try:
+        raw = msgspec.json.decode(body, type=_JsonNames)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Unusable("it is not the JSON of a list of names") from error
+    if isinstance(raw.meta, dict):
+        _check_version(raw.meta.get("api-version"))
+    decoder = msgspec.json.Decoder(_JsonNamed)
+    for entry in raw.projects:
+        try:
+            named = decoder.decode(entry).name
+            if isinstance(named, str):
+                yield parse_name(named)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidName):
+            continue
+
+
+def _html_names(body: bytes, base_url: str) -> Iterator[Name]:
+    """Names are the last segments of links to right below the list: texts may be cut short or otherwise spelled."""
+    if _CLOSED.search(body[-_TAIL:]) is None:
+        raise Unusable("it is not a whole HTML document")
+    base, is_marked, has_names = base_url, False, False
+    for piece in _html_pieces(body):
+        tree = LexborHTMLParser(piece)
+        for meta in tree.css('meta[name="pypi:repository-version"]'):
+            is_marked = True
+            _check_version(meta.attributes.get("content"))
+        node = tree.css_first("base[href]")
+        if node is not None:
+            base = urljoin_safely(base_url, node.attributes.get("href") or "") or base
+        for anchor in tree.css("a[href]"):
+            segment = _below(base, anchor.attributes.get("href") or "")
+            try:
+                name = parse_name(segment)
+            except InvalidName:
+                continue
+            has_names = True
+            yield name
+    if not has_names and not is_marked:
+        raise Unusable("it has no names and nothing that marks it as a list of names")
+
+
+def _html_pieces(body: bytes) -> Iterator[str]:
+    """The document in pieces that end behind a link: a tree of all of it would be twenty times its size."""
+    begin = 0
+    while begin < len(body):
+        end = body.find(b"</a>", begin + _PIECE)
+        end = len(body) if end < 0 else end + len(b"</a>")
+        yield body[begin:end].decode("utf-8", "replace")
+        begin = end
+
+
+def _below(base: str, href: str) -> str:
+    """The one segment below `base` that a link leads to, decoded; empty where it leads elsewhere."""
+    above = base.rpartition("/")[0] + "/"
+    # Nearly all are of these two forms, and telling them by sight spares ten seconds of a long list.
+    found = _RELATIVE.match(href.removeprefix(above[above.find("/", len("https://")) :]))
+    if found is not None:
+        return found[1]
+    url = (urljoin_safely(base, href) or "").partition("#")[0]
+    segment = url[len(above) :].removesuffix("/") if url.startswith(above) else ""
+    return unquote(segment)
+
+
 def _parse_json(body: bytes, base_url: str, name: Name) -> Page:
     try:
         raw = msgspec.json.decode(body, type=_JsonPage)
@@ -97,7 +244,7 @@ def _parse_json(body: bytes, base_url: str, name: Name) -> Page:
     if isinstance(raw.meta, dict):
         _check_version(raw.meta.get("api-version"))
     if raw.name is not None:
-        _check_name(raw.name if isinstance(raw.name, str) else "", name)
+        check_name(raw.name if isinstance(raw.name, str) else "", name)
     status = raw.project_status if isinstance(raw.project_status, dict) else {}
     listed = raw.versions if isinstance(raw.versions, list) else []
     records = (_json_record(entry, base_url, name) for entry in raw.files)
@@ -222,7 +369,8 @@ def _record(
 
     A digest that is there but makes no sense excludes the file: without it the file would go unverified.
     """
-    if url is None or not is_safe_filename(filename):
+    # Its own address would not lead to it (`candidate_names`), so it is not listed either.
+    if url is None or name not in candidate_names(filename):
         return None
     address, _, fragment = url.partition("#")
     if unquote(urlsplit(address).path.rpartition("/")[2]) != filename:
@@ -343,13 +491,18 @@ def _check_version(version: Any) -> None:
         raise Unusable(f"it speaks version {_shown(version)} of the simple API")
 
 
-def _check_name(said: str, name: Name) -> None:
+def check_name(said: str, name: Name) -> None:
+    """Return if `said` names the project `name`.
+
+    Raises:
+        Unusable: another, or none.
+    """
     try:
         canonical = parse_name(said)
     except InvalidName as error:
         raise Unusable("it names no valid project") from error
     if canonical != name:
-        raise Unusable(f"it is the page of {canonical}")
+        raise Unusable(f"it is that of {canonical}")
 
 
 def _shown(value: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.files import Files
 from proxy.cache.pages import Pages
 from proxy.cache.transfers import Transfer
@@ -50,6 +51,7 @@ class Rig:
     clock: Clock = field(default_factory=Clock)
     options: dict[str, Any] = field(default_factory=dict)
     pages: Pages = field(init=False)
+    documents: UpstreamDocuments = field(init=False)
     files: Files = field(init=False)
     layout: Layout = field(init=False)
 
@@ -60,15 +62,18 @@ class Rig:
         self.database = Database(self.layout.cache_database, self.locks, name="cache")
         self.database.migrate()
         timeouts = {"connect_timeout": timedelta(seconds=2), "read_timeout": timedelta(seconds=2)}
-        about = UpstreamSettings("pypi", self.upstream.index_url, **{**timeouts, **self.options})
+        said = {**timeouts, "json_url": f"{self.upstream.url}/pypi/", **self.options}
+        about = UpstreamSettings("pypi", self.upstream.index_url, **said)
         self.client = Upstream(about, max_page_size=10 << 20, user_agent="pypi-overlay/test")
         both = (self.layout, self.database, {"pypi": self.client}, self.settings, self.clock)
         self.pages = Pages(*both)
+        self.documents = UpstreamDocuments(self.layout, {"pypi": self.client}, self.settings, self.clock)
         self.files = Files(*both)
         self.files.recover()
 
     async def close(self) -> None:
         await self.pages.close()
+        await self.documents.close()
         await self.files.close()
         await self.client.close()
         self.database.close()

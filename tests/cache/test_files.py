@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from proxy.cache import transfers
 from proxy.cache.files import metadata_record
+from proxy.cache.known_names import KnownNames
 from proxy.cache.purge import Purged, purge
 from proxy.cache.transfers import HOLD_BACK
 from proxy.domain.names import Name
-from proxy.domain.pages import FileRecord
+from proxy.domain.pages import FileRecord, url_key
 from proxy.errors import (
     ContentMismatch,
     DiskFull,
@@ -296,7 +298,7 @@ async def test_metadata_is_a_file_beside_the_file(rig: Rig) -> None:
     rig.upstream.add_file("widgets", *make_wheel("widgets", "1.0"))
     cached = await rig.pages.get("pypi", Name("widgets"))
     assert cached is not None
-    record = metadata_record(cached.page.files[0])
+    record = metadata_record(cached.value.files[0])
     assert record.filename == WHEEL + ".metadata"
     assert b"Name: widgets" in await rig.fetch(record)
     await rig.settle()
@@ -308,12 +310,53 @@ async def test_wrong_metadata_is_not_served(rig: Rig) -> None:
     cached = await rig.pages.get("pypi", Name("widgets"))
     assert cached is not None
     with pytest.raises(ContentMismatch):
-        await rig.fetch(metadata_record(cached.page.files[0]))
+        await rig.fetch(metadata_record(cached.value.files[0]))
 
 
 def test_the_metadata_address_keeps_a_query_behind_the_path() -> None:
     record = FileRecord(filename=WHEEL, url=f"https://files.test/{WHEEL}?t=1", core_metadata=True)
     assert metadata_record(record).url == f"https://files.test/{WHEEL}.metadata?t=1"
+
+
+def test_metadata_without_a_digest_belong_to_one_content_at_their_address() -> None:
+    record = FileRecord(filename=WHEEL, sha256="1" * 64, url=f"https://files.test/{WHEEL}?t=1")
+    assert metadata_record(record).url == f"https://files.test/{WHEEL}.metadata?t=1#of={'1' * 64}"
+    changed = FileRecord(filename=WHEEL, sha256="2" * 64, url=record.url)
+    assert metadata_record(record).key != metadata_record(changed).key
+
+
+async def test_a_small_content_is_kept_under_its_digest_and_under_every_key(rig: Rig) -> None:
+    keys = [url_key("one"), url_key("two")]
+    await rig.files.keep(b"older", keys)
+    kept = await rig.files.keep(SMALL, keys)
+    await rig.reopen()
+    assert [rig.files.kept(key) for key in (*keys, kept.sha256)] == [kept] * 3
+    assert Path(kept.path).read_bytes() == SMALL
+    assert rig.files.stats().bytes == len(SMALL) + len(b"older")
+    assert rig.files.purge([keys[0]]) == 1
+    assert rig.files.kept(keys[1]) is None
+    assert partial(rig) == []
+
+
+async def test_small_contents_make_room_like_files(rig: Rig) -> None:
+    await rig.reopen(max_size=250)
+    for number in range(4):
+        await rig.files.keep(bytes([number]) * 100, [])
+        rig.clock.advance(seconds=1)
+    assert rig.files.stats().bytes == 200
+
+
+async def test_a_whole_file_can_be_had_open_and_its_size_before_it(rig: Rig) -> None:
+    record = publish(rig, BIG, sha256=None, size=None)
+    assert await rig.files.size_at("pypi", record) == len(BIG)
+    (opened, digest), *others = await asyncio.gather(*(rig.files.fetch("pypi", record) for _ in range(5)))
+    for one, _ in others:
+        one.close()
+    with opened:
+        assert (opened.read(), digest) == (BIG, hashlib.sha256(BIG).hexdigest())
+    assert rig.asked("/packages/") == 2
+    rig.upstream.fault(FILES, status=416)
+    assert await rig.files.size_at("pypi", record) is None
 
 
 async def test_the_least_recently_used_files_go_first(rig: Rig) -> None:
@@ -363,13 +406,26 @@ async def test_a_purge_deletes_pages_and_the_files_they_list(rig: Rig) -> None:
     for name in ("widgets", "gadgets"):
         cached = await rig.pages.get("pypi", Name(name))
         assert cached is not None
-        await rig.fetch(cached.page.files[0])
-        await rig.fetch(metadata_record(cached.page.files[0]))
+        await rig.fetch(cached.value.files[0])
+        await rig.fetch(metadata_record(cached.value.files[0]))
     await rig.settle()
-    assert purge(rig.pages, rig.files, [Name("widgets")]) == Purged(pages=1, files=2)
+    known_names = KnownNames(rig.layout, rig.locks, {"pypi": rig.client}, rig.clock)
+    cache = (rig.pages, rig.documents, rig.files, known_names)
+    assert purge(*cache, [Name("widgets")]) == Purged(pages=1, files=2)
     assert (len(stored(rig)), rig.files.stats().files) == (2, 2)
-    assert purge(rig.pages, rig.files, None) == Purged(pages=1, files=2)
+    assert purge(*cache, None) == Purged(pages=1, files=2)
     assert (stored(rig), rig.files.stats().files) == ([], 0)
+
+
+async def test_T_BOMB_a_file_without_end_whose_size_nobody_names_is_broken_off(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfers, "LARGEST_UNSIZED", 1_000_000)
+    rig.upstream.fault(FILES, endless=True, rate=20_000_000)
+    with pytest.raises(ContentMismatch, match="after 1000000 bytes"):
+        await rig.fetch(publish(rig, BIG, sha256=None, size=None))
+    await wait_until_async(lambda: not partial(rig), what="the partial file to go")
+    assert stored(rig) == []
 
 
 async def test_a_full_disk_is_said_and_leaves_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

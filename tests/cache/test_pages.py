@@ -29,7 +29,7 @@ def published(rig: Rig) -> None:
 
 async def versions(rig: Rig, name: Name = WIDGETS) -> tuple[str, ...] | None:
     cached = await rig.pages.get("pypi", name)
-    return None if cached is None else cached.page.versions
+    return None if cached is None else cached.value.versions
 
 
 async def status(rig: Rig) -> str:
@@ -270,7 +270,7 @@ async def test_a_full_disk_costs_keeping_not_serving(rig: Rig, monkeypatch: pyte
     def full(descriptor: int, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("proxy.cache.pages.write_all", full)
+    monkeypatch.setattr("proxy.cache.revalidated.write_all", full)
     assert await status(rig) == "fwd=uri-miss"
     assert await versions(rig) == ("1.0",)
     assert list(Path(rig.layout.partial_files).iterdir()) == []
@@ -299,7 +299,7 @@ async def test_a_closed_cache_leaves_no_fetch_behind(rig: Rig) -> None:
 async def test_the_keys_of_a_name_are_those_of_its_files_and_their_metadata(rig: Rig) -> None:
     cached = await rig.pages.get("pypi", WIDGETS)
     assert cached is not None
-    (record,) = cached.page.files
+    (record,) = cached.value.files
     assert isinstance(record.core_metadata, str)
     assert rig.pages.keys_of(WIDGETS) == {record.sha256, record.core_metadata}
     rig.upstream.configure(hashes=[], core_metadata=False)

@@ -17,8 +17,15 @@ from aiohttp import web
 
 from proxy.domain.names import Name
 from proxy.domain.snapshot import UpstreamSettings
-from proxy.errors import UpstreamBusy, UpstreamError, UpstreamFaulty, UpstreamTimeout, UpstreamUnreachable
-from proxy.upstream.client import FoundPage, NoSuchProject, NotModified, Upstream
+from proxy.errors import (
+    RangesRefused,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamFaulty,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.upstream.client import Found, NoSuchProject, NotModified, Upstream
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import free_port
 from tests.support.wheels import make_wheel
@@ -77,8 +84,8 @@ async def test_a_page_is_fetched_in_either_form(
     upstream.configure(form=form)
     async with client(upstream.index_url) as pypi:
         result = await pypi.page(WIDGETS)
-        assert isinstance(result, FoundPage)
-        (record,) = result.page.files
+        assert isinstance(result, Found)
+        (record,) = result.value.files
         assert await read(pypi, record.url) == wheel[1]
     assert record.sha256 == hashlib.sha256(wheel[1]).hexdigest()
     assert record.requires_python == ">=3.8"
@@ -95,11 +102,11 @@ async def test_a_validator_that_still_holds_is_not_modified(
 ) -> None:
     async with client(upstream.index_url) as pypi:
         first = await pypi.page(WIDGETS)
-        assert isinstance(first, FoundPage)
+        assert isinstance(first, Found)
         assert first.etag is not None
         assert await pypi.page(WIDGETS, first.etag) == NotModified(timedelta(seconds=600))
         upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
-        assert isinstance(await pypi.page(WIDGETS, first.etag), FoundPage)
+        assert isinstance(await pypi.page(WIDGETS, first.etag), Found)
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -187,8 +194,8 @@ async def test_a_big_page_arrives_whole(upstream: FakeUpstream, wheel: tuple[str
     upstream.change_project("widgets", versions=versions)
     async with client(upstream.index_url) as pypi:
         result = await pypi.page(WIDGETS)
-    assert isinstance(result, FoundPage)
-    assert set(result.page.versions) == {*versions, "1.0"}
+    assert isinstance(result, Found)
+    assert set(result.value.versions) == {*versions, "1.0"}
 
 
 async def test_three_redirects_are_followed_and_links_are_relative_to_the_last(
@@ -199,8 +206,8 @@ async def test_three_redirects_are_followed_and_links_are_relative_to_the_last(
     upstream.fault(PAGE, times=3, redirect=PAGE)
     async with client(upstream.index_url) as pypi:
         result = await pypi.page(WIDGETS)
-    assert isinstance(result, FoundPage)
-    assert result.page.files[0].url.startswith(f"{upstream.url}/packages/")
+    assert isinstance(result, Found)
+    assert result.value.files[0].url.startswith(f"{upstream.url}/packages/")
     assert len(upstream.requests()) == 4
 
 
@@ -224,10 +231,10 @@ async def test_T_TOK1_credentials_go_to_the_indexs_origin_alone(
         ) as pypi,
     ):
         result = await pypi.page(WIDGETS)
-        assert isinstance(result, FoundPage)
-        assert await read(pypi, result.page.files[0].url) == wheel[1]
+        assert isinstance(result, Found)
+        assert await read(pypi, result.value.files[0].url) == wheel[1]
         upstream.fault("/packages/*", redirect=f"{other}/moved-1.0.tar.gz")
-        assert await read(pypi, result.page.files[0].url) == b"moved"
+        assert await read(pypi, result.value.files[0].url) == b"moved"
         assert await read(pypi, f"{other}/direct-1.0.tar.gz") == b"moved"
     assert received == [None, None]
 
@@ -265,7 +272,7 @@ async def test_T_SSRF_a_name_that_resolves_to_loopback_needs_leave(
     index_url = upstream.index_url.replace("127.0.0.1", "localhost")
     async with client(index_url, private_network=private_network) as pypi:
         if private_network:
-            assert isinstance(await pypi.page(WIDGETS), FoundPage)
+            assert isinstance(await pypi.page(WIDGETS), Found)
         else:
             with pytest.raises(UpstreamFaulty, match="private network"):
                 await pypi.page(WIDGETS)
@@ -350,18 +357,18 @@ async def test_trouble_with_files(
 ) -> None:
     async with client(upstream.index_url, read_timeout=timedelta(seconds=0.3)) as pypi:
         result = await pypi.page(WIDGETS)
-        assert isinstance(result, FoundPage)
+        assert isinstance(result, Found)
         upstream.fault("/packages/*", **fault)
         with pytest.raises(UpstreamError) as caught:
-            await read(pypi, result.page.files[0].url)
+            await read(pypi, result.value.files[0].url)
     assert type(caught.value) is expected
 
 
 async def test_a_file_can_be_continued(upstream: FakeUpstream, wheel: tuple[str, bytes]) -> None:
     async with client(upstream.index_url) as pypi:
         result = await pypi.page(WIDGETS)
-        assert isinstance(result, FoundPage)
-        url = result.page.files[0].url
+        assert isinstance(result, Found)
+        url = result.value.files[0].url
         async with pypi.file(url, start=1000) as stream:
             assert (stream.start, stream.size) == (1000, len(wheel[1]))
             assert b"".join([chunk async for chunk in stream.chunks()]) == wheel[1][1000:]
@@ -370,15 +377,53 @@ async def test_a_file_can_be_continued(upstream: FakeUpstream, wheel: tuple[str,
             assert (stream.start, stream.size) == (0, len(wheel[1]))
 
 
+async def test_a_part_of_a_file_can_be_asked_for(upstream: FakeUpstream, wheel: tuple[str, bytes]) -> None:
+    async with client(upstream.index_url) as pypi:
+        result = await pypi.page(WIDGETS)
+        assert isinstance(result, Found)
+        url = result.value.files[0].url
+        for first, last in ((0, 3), (1000, 1999), (len(wheel[1]) - 10, len(wheel[1]) + 10)):
+            async with pypi.file(url, start=first, end=last) as stream:
+                assert (stream.start, stream.size, stream.is_part) == (first, len(wheel[1]), True)
+                assert b"".join([chunk async for chunk in stream.chunks()]) == wheel[1][first : last + 1]
+        async with pypi.file(url, start=1000, end=1999, etag='"of another file"') as stream:
+            assert (stream.start, stream.size, stream.is_part) == (0, len(wheel[1]), False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"status": 416}, RangesRefused),
+        ({"status": 501}, RangesRefused),
+        ({"headers": {"Content-Range": "bytes 0-3/*"}}, RangesRefused),
+        ({"headers": {"Content-Range": "bytes 0-4/400"}}, UpstreamFaulty),
+        ({"headers": {"Content-Range": "bytes 1-3/400"}}, UpstreamFaulty),
+        ({"headers": {"Content-Range": None}}, UpstreamFaulty),
+        ({"status": 404}, UpstreamFaulty),
+        ({"status": 503}, UpstreamBusy),
+    ],
+)
+async def test_a_part_that_is_not_given(
+    upstream: FakeUpstream, wheel: tuple[str, bytes], fault: dict[str, Any], expected: type[UpstreamError]
+) -> None:
+    async with client(upstream.index_url) as pypi:
+        result = await pypi.page(WIDGETS)
+        assert isinstance(result, Found)
+        upstream.fault("/packages/*", **fault)
+        with pytest.raises(UpstreamError) as caught:
+            await read(pypi, result.value.files[0].url, end=3)
+    assert type(caught.value) is expected
+
+
 async def test_files_leave_connections_for_pages(upstream: FakeUpstream, wheel: tuple[str, bytes]) -> None:
     async with client(upstream.index_url, max_connections=5) as pypi:
         result = await pypi.page(WIDGETS)
-        assert isinstance(result, FoundPage)
+        assert isinstance(result, Found)
         upstream.fault("/packages/*", hang=True)
-        transfers = [asyncio.create_task(read(pypi, result.page.files[0].url)) for _ in range(8)]
+        transfers = [asyncio.create_task(read(pypi, result.value.files[0].url)) for _ in range(8)]
         await asyncio.to_thread(upstream.await_requests, "/packages/", 4)
         async with asyncio.timeout(3):
-            assert isinstance(await pypi.page(WIDGETS), FoundPage)
+            assert isinstance(await pypi.page(WIDGETS), Found)
         for transfer in transfers:
             transfer.cancel()
         await asyncio.gather(*transfers, return_exceptions=True)
@@ -404,7 +449,7 @@ async def test_cache_control_says_how_long_a_page_may_be_kept(
     upstream.fault(PAGE, headers={"Cache-Control": header})
     async with client(upstream.index_url) as pypi:
         result = await pypi.page(WIDGETS)
-    assert isinstance(result, FoundPage)
+    assert isinstance(result, Found)
     assert result.max_age == expected
 
 
@@ -412,5 +457,5 @@ async def test_age_shortens_max_age(upstream: FakeUpstream, wheel: tuple[str, by
     upstream.fault(PAGE, headers={"Age": "590"})
     async with client(upstream.index_url) as pypi:
         result = await pypi.page(WIDGETS)
-    assert isinstance(result, FoundPage)
+    assert isinstance(result, Found)
     assert result.max_age == timedelta(seconds=10)
