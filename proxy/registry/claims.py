@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 from sqlalchemy import Connection
 
-from proxy.domain.access import Caller
 from proxy.domain.decide import NameFacts, OwnedKind, owner_at_root
 from proxy.domain.moments import iso
 from proxy.domain.names import Name, parse_name, parse_pattern
@@ -16,6 +14,7 @@ from proxy.domain.policy import Rule
 from proxy.errors import NoSuchName, NoSuchNamespace, StillInUse
 from proxy.registry import packages
 from proxy.storage import audit
+from proxy.storage.audit import By
 from proxy.storage.database import Change
 
 
@@ -74,9 +73,7 @@ def _reserved(
     }
 
 
-def release(
-    change: Change, *, tree: Tree, owner: NamespacePath, wanted: str, who: Caller, now: datetime
-) -> Name:
+def release(change: Change, *, tree: Tree, owner: NamespacePath, wanted: str, by: By) -> Name:
     """Take away every tombstone of a name that counts for `owner`: a public package may take its place then.
 
     Args:
@@ -102,9 +99,8 @@ def release(
         packages.release_claim(change, item.project, name)
         audit.record(
             change.connection,
-            at=now,
-            action="claim.release",
-            who=who,
+            by,
+            "claim.release",
             namespace=item.project,
             name=name,
             detail={"since": iso(item.since)},

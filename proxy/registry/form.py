@@ -14,7 +14,14 @@ from packaging.version import Version
 from proxy.domain.filenames import Distribution, Kind
 from proxy.domain.names import Name, parse_name
 from proxy.domain.versions import parse_version
-from proxy.errors import DigestMismatch, InvalidFilename, InvalidForm, InvalidName
+from proxy.errors import (
+    DigestMismatch,
+    InvalidFilename,
+    InvalidForm,
+    InvalidName,
+    InvalidVersion,
+    NoLongerOffered,
+)
 
 MAX_PARTS = 2_000
 MAX_FIELD = 1 << 20
@@ -39,6 +46,12 @@ _MAX_KEPT = 4096
 _MAX_KEPT_ITEMS = 500
 _DIGEST_LENGTH = {"md5_digest": 32, "sha256_digest": 64, "blake2_256_digest": 64}
 _FILETYPES = {"sdist": Kind.SDIST, "bdist_wheel": Kind.WHEEL}
+_NO_LONGER = {
+    "submit": "projects are no longer registered before their first upload",
+    "submit_pkg_info": "projects are no longer registered before their first upload",
+    "doc_upload": "documentation is not hosted here",
+}
+"""Actions of old clients that PyPI answers with 410."""
 
 
 @dataclass(slots=True)
@@ -87,7 +100,13 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form that makes sense in itself. `digests` are lower-case hex by field name."""
+    """A form that makes sense in itself.
+
+    Attributes:
+        digests: lower-case hex by field name.
+        kept: what the registry keeps of the form.
+        attestations: the field's text (PEP 740), not yet looked into; None where there is none.
+    """
 
     name: Name
     display_name: str
@@ -96,6 +115,7 @@ class Form:
     kind: Kind
     digests: Mapping[str, str]
     kept: Mapping[str, object]
+    attestations: str | None = None
 
 
 def read_form(fields: Fields, *, action: str | None, max_description: int) -> Form:
@@ -105,11 +125,16 @@ def read_form(fields: Fields, *, action: str | None, max_description: int) -> Fo
         action: `:action` of the query string, where it stood there.
         max_description: characters kept of the description.
 
+    What nothing here depends on is not asked for: not `metadata_version`, no digest, no `pyversion` of a wheel.
+
     Raises:
+        NoLongerOffered: the action is one that indexes used to have.
         InvalidForm: a required field is missing or a value impossible.
         InvalidVersion: the version is not one of PEP 440, in ASCII and anchored, as GitLab has it.
     """
     wanted = fields.first(":action") or action
+    if wanted in _NO_LONGER:
+        raise NoLongerOffered(_NO_LONGER[wanted], hint="upload the files of a release instead")
     if wanted != "file_upload":
         raise InvalidForm(
             f"unknown :action {(wanted or '')[:40]!a}", hint="this address takes file_upload alone"
@@ -128,6 +153,9 @@ def read_form(fields: Fields, *, action: str | None, max_description: int) -> Fo
     filetype = fields.first("filetype") or ""
     if filetype not in _FILETYPES:
         raise InvalidForm(f"filetype {filetype[:40]!a} is not accepted", hint="use sdist or bdist_wheel")
+    pyversion = fields.first("pyversion") or "source"
+    if filetype == "sdist" and pyversion != "source":
+        raise InvalidForm(f"pyversion {pyversion[:40]!a} is not that of an sdist", hint="use source")
     return Form(
         name,
         raw_name,
@@ -136,6 +164,7 @@ def read_form(fields: Fields, *, action: str | None, max_description: int) -> Fo
         _FILETYPES[filetype],
         _digests(fields),
         _kept(fields, max_description),
+        fields.first("attestations"),
     )
 
 
@@ -163,6 +192,19 @@ def _kept(fields: Fields, max_description: int) -> dict[str, object]:
         if values:
             kept[key] = [value[:_MAX_KEPT] for value in values[:_MAX_KEPT_ITEMS]]
     return kept
+
+
+def check_local_version(form: Form, rule: str) -> None:
+    """See that the version has no local part where the policy's `local_versions` is `reject`.
+
+    Raises:
+        InvalidVersion: it has one.
+    """
+    if rule == "reject" and form.version.local is not None:
+        raise InvalidVersion(
+            f"{form.version_text[:80]!a} is a local version, which is not accepted here",
+            hint="leave out what begins with +",
+        )
 
 
 def check_filename(form: Form, distribution: Distribution) -> None:

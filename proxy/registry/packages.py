@@ -1,8 +1,8 @@
-"""Packages, releases, files, tombstones and claims: the only place with SQL about them.
+"""Packages, releases, files, tombstones and claims: what answers and uploads ask of them, and every change.
 
 Functions are synchronous and take a connection: reads go through `Database.read`, changes through
 `Database.change`, which makes them whole or not at all. A package row without files is a tombstone: it keeps
-the name claimed until `release_claim` (contract 6).
+the name claimed until `release_claim` (contract 6). Lists for people and programs are `registry.listing`'s.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from datetime import datetime
 from packaging.version import InvalidVersion, Version
 from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
 
+from proxy.domain.addresses import provenance_path
 from proxy.domain.decide import NameFacts, Owned, OwnedKind
-from proxy.domain.moments import iso
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Kind, NamespacePath
-from proxy.domain.pages import FileRecord, Page
-from proxy.errors import AlreadyExists, NoSuchFile, NoSuchName, StillInUse
+from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status
+from proxy.domain.screen import Screened, Withheld
+from proxy.errors import AlreadyExists, NoSuchFile, NoSuchName, NotPermitted, StillInUse
 from proxy.storage.database import Change
 from proxy.storage.tables import files, namespaces, packages, releases
 
@@ -31,6 +32,7 @@ class StoredFile:
     Attributes:
         sha256: of the archive; its bytes lie in the object store under it.
         metadata_sha256: of its METADATA or PKG-INFO, also in the object store; None if there is none.
+        provenance_sha256: of its provenance (PEP 740), likewise.
     """
 
     project: NamespacePath
@@ -38,6 +40,7 @@ class StoredFile:
     sha256: str
     size: int
     metadata_sha256: str | None
+    provenance_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,16 @@ class NewFile:
     uploaded_at: datetime
     uploaded_by: Mapping[str, object]
     fields: Mapping[str, object] = field(default_factory=dict)
+    provenance_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The published file of which an upload is a duplicate: of the same kind, version and tags, however spelled."""
+
+    filename: str
+    version: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +105,25 @@ _ALL_FACTS = (
     .order_by(packages.c.claimed_since, packages.c.id)
 )
 _FACTS = _ALL_FACTS.where(packages.c.name == bindparam("name"))
+_NAMES = packages.alias("names")
+_FACTS_AFTER = (
+    _ALL_FACTS.where(
+        packages.c.name.in_(
+            select(_NAMES.c.name)
+            .where(_NAMES.c.name > bindparam("after"))
+            .distinct()
+            .order_by(_NAMES.c.name)
+            .limit(bindparam("limit"))
+        )
+    )
+    .order_by(None)
+    .order_by(packages.c.name, packages.c.claimed_since, packages.c.id)
+)
 _FILES = (
     select(
         namespaces.c.path,
+        packages.c.status,
+        packages.c.status_reason,
         releases.c.version,
         releases.c.yanked,
         releases.c.yanked_reason,
@@ -103,6 +132,7 @@ _FILES = (
         files.c.size,
         files.c.metadata_sha256,
         files.c.metadata_final,
+        files.c.provenance_sha256,
         files.c.requires_python,
         files.c.uploaded_at,
     )
@@ -129,8 +159,16 @@ def facts(connection: Connection, name: Name) -> NameFacts:
 
 
 def all_facts(connection: Connection) -> dict[Name, NameFacts]:
-    """`facts` of every name there is: for the list of an index."""
-    rows = connection.execute(_ALL_FACTS)
+    """`facts` of every name there is."""
+    return _by_name(connection.execute(_ALL_FACTS))
+
+
+def facts_after(connection: Connection, after: str, limit: int) -> dict[Name, NameFacts]:
+    """`facts` of the first `limit` names that stand behind `after`, in order: what is long in pieces."""
+    return _by_name(connection.execute(_FACTS_AFTER, {"after": after, "limit": limit}))
+
+
+def _by_name(rows: Iterable[Row[str, str, datetime, bool]]) -> dict[Name, NameFacts]:
     found: dict[Name, list[Owned]] = {}
     for name, path, since, has_files in rows:
         found.setdefault(Name(name), []).append(_owned(path, since, has_files))
@@ -141,18 +179,51 @@ def _owned(path: str, since: datetime, has_files: bool) -> Owned:
     return Owned(NamespacePath(path), OwnedKind.FILES if has_files else OwnedKind.TOMBSTONE, since)
 
 
-def page(connection: Connection, projects: Sequence[NamespacePath], name: Name) -> Page:
-    """The files of `name` in all of `projects` together.
+def page(connection: Connection, projects: Sequence[NamespacePath], name: Name) -> Screened:
+    """The files of `name` in all of `projects` together, and those that a quarantined project withholds.
 
     The same filename in two projects: the newest upload is listed (contract 4.3). Files stand by version,
-    then filename.
+    then filename; `versions` has those of withheld files too.
     """
     newest: dict[str, FileRecord] = {}
-    for row in connection.execute(_FILES, {"name": name, "projects": list(projects)}):
-        newest[row.filename] = _record(row)
-    ordered = sorted(newest.values(), key=lambda file: (_sortable(file.version), file.filename))
-    versions = tuple(dict.fromkeys(file.version for file in ordered if file.version is not None))
-    return Page(name, tuple(ordered), versions)
+    held: dict[str, Withheld] = {}
+    statuses: dict[str, ProjectStatus] = {}
+    # All rows at once: one by one they take longer.
+    for row in connection.execute(_FILES, {"name": name, "projects": list(projects)}).all():
+        status = statuses.get(row.path)
+        if status is None:
+            status = statuses[row.path] = ProjectStatus(Status(row.status), row.status_reason)
+        if status.status is Status.QUARANTINED:
+            held[row.filename] = _withheld(row, name)
+        else:
+            newest[row.filename] = _record(row)
+    ordered = sorted(newest.values(), key=lambda file: (version_order(file.version), file.filename))
+    withheld = tuple(file for filename, file in held.items() if filename not in newest)
+    known = [file.version for file in ordered] + [file.version for file in withheld]
+    versions = tuple(version for version in dict.fromkeys(known) if version is not None)
+    return Screened(Page(name, tuple(ordered), versions, _together(tuple(statuses.values()))), withheld)
+
+
+_GRAVITY = (Status.ACTIVE, Status.ARCHIVED, Status.DEPRECATED)
+"""From the status that says least against a package; quarantine is told of single projects."""
+
+
+def _together(statuses: Sequence[ProjectStatus]) -> ProjectStatus:
+    """What a page that joins projects says of them: the worst; `quarantined` only where nothing is left to list.
+
+    A quarantined page with files on it would contradict itself (PEP 792).
+    """
+    offering = [each for each in statuses if each.status is not Status.QUARANTINED]
+    if not offering:
+        return statuses[0] if statuses else ProjectStatus()
+    return max(offering, key=lambda each: _GRAVITY.index(each.status))
+
+
+def _withheld(row: Row[*tuple[object, ...]], name: Name) -> Withheld:
+    reason = f"{name} is quarantined in {row.path}"
+    if row.status_reason:
+        reason += f": {row.status_reason}"
+    return Withheld(row.filename, row.version, str(Status.QUARANTINED), reason)
 
 
 def has_many_files(connection: Connection, projects: Sequence[NamespacePath], name: Name) -> bool:
@@ -163,13 +234,26 @@ def has_many_files(connection: Connection, projects: Sequence[NamespacePath], na
 
 def find_file(
     connection: Connection, projects: Sequence[NamespacePath], name: Name, filename: str, sha256: str
-) -> StoredFile | None:
-    """The file with this name and digest in one of `projects`, also where a newer upload displaced it."""
+) -> StoredFile | Withheld | None:
+    """The file with this name and digest in one of `projects`, also where a newer upload displaced it.
+
+    Returns:
+        Why it is withheld where every project that has it is quarantined; None where none has it.
+    """
     wanted = {"name": name, "projects": list(projects), "filename": filename, "sha256": sha256}
-    row = next(reversed(connection.execute(_FILE, wanted).all()), None)
-    if row is None:
-        return None
-    return StoredFile(NamespacePath(row.path), _record(row), row.sha256, row.size, row.metadata_sha256)
+    rows = connection.execute(_FILE, wanted).all()
+    offered = [row for row in rows if row.status != Status.QUARANTINED]
+    if not offered:
+        return _withheld(rows[-1], name) if rows else None
+    row = offered[-1]
+    return StoredFile(
+        NamespacePath(row.path),
+        _record(row),
+        row.sha256,
+        row.size,
+        row.metadata_sha256,
+        row.provenance_sha256,
+    )
 
 
 def _record(row: Row[*tuple[object, ...]]) -> FileRecord:
@@ -183,11 +267,13 @@ def _record(row: Row[*tuple[object, ...]]) -> FileRecord:
         requires_python=row.requires_python,
         core_metadata=advertised,
         yanked=(row.yanked_reason or True) if row.yanked else False,
+        provenance=provenance_path(row.path, row.sha256, row.filename) if row.provenance_sha256 else None,
         version=row.version,
     )
 
 
-def _sortable(version: str | None) -> tuple[int, Version]:
+def version_order(version: str | None) -> tuple[int, Version]:
+    """The key that sorts versions by PEP 440; what is none comes first."""
     try:
         return (1, Version(version or ""))
     except InvalidVersion:
@@ -199,9 +285,16 @@ def insert_file(change: Change, project: NamespacePath, new: NewFile) -> None:
 
     Raises:
         AlreadyExists: the package has a file of this name, or one of the same kind, version and tags.
+        NotPermitted: the package is archived or quarantined, and must not grow (PEP 792).
     """
     connection = change.connection
-    package_id = _package_id(connection, project, new.name)
+    package = _package(connection, project, new.name)
+    if package is not None and package.status in (Status.ARCHIVED, Status.QUARANTINED):
+        raise NotPermitted(
+            f"{new.name} is {package.status} in {project} and takes no files",
+            hint="a maintainer may set its status to active",
+        )
+    package_id = None if package is None else int(package.id)
     if package_id is None:
         namespace_id = _project_id(connection, project, new.uploaded_at)
         package_id = connection.execute(
@@ -215,14 +308,9 @@ def insert_file(change: Change, project: NamespacePath, new: NewFile) -> None:
             )
             .returning(packages.c.id)
         ).scalar_one()
-    twin = connection.execute(
-        select(files.c.filename).where(
-            files.c.package_id == package_id,
-            or_(files.c.filename == new.filename, files.c.identity == new.identity),
-        )
-    ).scalar()
+    twin = find_twin(connection, project, new)
     if twin is not None:
-        same = "" if twin == new.filename else f" as {twin}"
+        same = "" if twin.filename == new.filename else f" as {twin.filename}"
         raise AlreadyExists(
             f"File already exists: {new.filename} is published in {project}{same}",
             hint="publish a new version, or delete the file first",
@@ -256,6 +344,7 @@ def insert_file(change: Change, project: NamespacePath, new: NewFile) -> None:
             size=new.size,
             metadata_sha256=new.metadata_sha256,
             metadata_final=new.metadata_final,
+            provenance_sha256=new.provenance_sha256,
             requires_python=new.requires_python,
             summary=new.summary,
             fields=dict(new.fields),
@@ -264,6 +353,19 @@ def insert_file(change: Change, project: NamespacePath, new: NewFile) -> None:
         )
     )
     touch_name(change, project, new.name)
+
+
+def find_twin(connection: Connection, project: NamespacePath, new: NewFile) -> Twin | None:
+    """The file in `project` of which `new` is a duplicate; inside the transaction that would insert it."""
+    row = connection.execute(
+        select(files.c.filename, releases.c.version, files.c.sha256)
+        .join(releases, releases.c.id == files.c.release_id)
+        .where(
+            files.c.package_id == _package_id(connection, project, new.name),
+            or_(files.c.filename == new.filename, files.c.identity == new.identity),
+        )
+    ).first()
+    return None if row is None else Twin(row.filename, row.version, row.sha256)
 
 
 def _project_id(connection: Connection, project: NamespacePath, now: datetime) -> int:
@@ -282,13 +384,18 @@ def touch_name(change: Change, project: NamespacePath, name: Name) -> None:
     change.touch(f"names:{project}")
 
 
-def _package_id(connection: Connection, project: NamespacePath, name: Name) -> int | None:
-    found = connection.execute(
-        select(packages.c.id)
+def _package(connection: Connection, project: NamespacePath, name: Name) -> Row[*tuple[object, ...]] | None:
+    """Number and status of the package, or of the tombstone that it left."""
+    return connection.execute(
+        select(packages.c.id, packages.c.status)
         .join(namespaces, namespaces.c.id == packages.c.namespace_id)
         .where(namespaces.c.path == project, packages.c.name == name)
-    ).scalar()
-    return None if found is None else int(found)
+    ).first()
+
+
+def _package_id(connection: Connection, project: NamespacePath, name: Name) -> int | None:
+    found = _package(connection, project, name)
+    return None if found is None else int(str(found.id))
 
 
 def delete_files(
@@ -300,6 +407,8 @@ def delete_files(
 ) -> Removed:
     """Delete a package's files: all, those of one release, or one. The name stays claimed.
 
+    With the last file the package's status goes.
+
     Raises:
         NoSuchName: the project has no files of this name.
         NoSuchFile: it has, but not this release or file.
@@ -307,7 +416,10 @@ def delete_files(
     connection = change.connection
     package_id = _package_id(connection, project, name)
     query = (
-        select(files.c.id, files.c.filename, files.c.sha256, files.c.metadata_sha256, releases.c.version_key)
+        select(
+            *(files.c.id, files.c.filename, files.c.sha256, files.c.metadata_sha256),
+            *(files.c.provenance_sha256, releases.c.version_key),
+        )
         .join(releases, releases.c.id == files.c.release_id)
         .where(files.c.package_id == package_id)
     )
@@ -329,13 +441,77 @@ def delete_files(
             ~exists().where(files.c.release_id == releases.c.id).correlate(releases),
         )
     )
+    is_tombstone = len(chosen) == len(rows)
+    if is_tombstone:
+        # The status spoke of what is gone. Kept, it would forbid a new beginning, and nothing could lift it.
+        begin_anew = update(packages).values(status=str(Status.ACTIVE), status_reason=None)
+        connection.execute(begin_anew.where(packages.c.id == package_id))
     touch_name(change, project, name)
-    digests = {digest for row in chosen for digest in (row.sha256, row.metadata_sha256) if digest}
+    stored = (digest for row in chosen for digest in (row.sha256, row.metadata_sha256, row.provenance_sha256))
+    digests = {digest for digest in stored if digest}
     return Removed(
         tuple(row.filename for row in chosen),
         unreferenced(connection, digests),
-        tombstone=len(chosen) == len(rows),
+        tombstone=is_tombstone,
     )
+
+
+def yank(
+    change: Change, project: NamespacePath, name: Name, version_key: str, reason: str | None = None
+) -> None:
+    """Mark a release as yanked (PEP 592), for the reason given now, whatever was said before.
+
+    Raises:
+        NoSuchName: the project has no files of this name.
+        NoSuchFile: it has, but not this release.
+    """
+    _mark_release(change, project, name, version_key, yanked=True, reason=reason)
+
+
+def unyank(change: Change, project: NamespacePath, name: Name, version_key: str) -> None:
+    """Take the mark of `yank` away, where there is one.
+
+    Raises:
+        NoSuchName, NoSuchFile: as `yank`.
+    """
+    _mark_release(change, project, name, version_key, yanked=False, reason=None)
+
+
+def _mark_release(
+    change: Change, project: NamespacePath, name: Name, version_key: str, *, yanked: bool, reason: str | None
+) -> None:
+    package_id = _published(change.connection, project, name)
+    found = change.connection.execute(
+        update(releases)
+        .where(releases.c.package_id == package_id, releases.c.version_key == version_key)
+        .values(yanked=yanked, yanked_reason=reason)
+    )
+    if not found.rowcount:
+        raise NoSuchFile(f"{project} has no such release of {name}")
+    touch_name(change, project, name)
+
+
+def set_status(
+    change: Change, project: NamespacePath, name: Name, status: Status, reason: str | None = None
+) -> None:
+    """Say how it stands with a package (PEP 792). Its name stays claimed, whatever the status.
+
+    Raises:
+        NoSuchName: the project has no files of this name.
+    """
+    package_id = _published(change.connection, project, name)
+    change.connection.execute(
+        update(packages).where(packages.c.id == package_id).values(status=str(status), status_reason=reason)
+    )
+    touch_name(change, project, name)
+
+
+def _published(connection: Connection, project: NamespacePath, name: Name) -> int:
+    package_id = _package_id(connection, project, name)
+    held = select(files.c.id).where(files.c.package_id == package_id).limit(1)
+    if package_id is None or connection.execute(held).first() is None:
+        raise NoSuchName(f"{project} has no files of {name}")
+    return package_id
 
 
 def unreferenced(connection: Connection, digests: Iterable[str]) -> tuple[str, ...]:
@@ -344,7 +520,13 @@ def unreferenced(connection: Connection, digests: Iterable[str]) -> tuple[str, .
     for digest in sorted(digests):
         used = connection.execute(
             select(files.c.id)
-            .where(or_(files.c.sha256 == digest, files.c.metadata_sha256 == digest))
+            .where(
+                or_(
+                    files.c.sha256 == digest,
+                    files.c.metadata_sha256 == digest,
+                    files.c.provenance_sha256 == digest,
+                )
+            )
             .limit(1)
         ).first()
         if used is None:
@@ -391,105 +573,6 @@ def claims(connection: Connection) -> list[Claim]:
         )
         for path, name, since, by in rows
     ]
-
-
-def list_packages(connection: Connection) -> list[dict[str, object]]:
-    """Every package with files, in the shape `package list` of contract 12."""
-    rows = connection.execute(
-        select(
-            namespaces.c.path,
-            packages.c.id,
-            packages.c.name,
-            packages.c.status,
-            func.count(func.distinct(files.c.release_id)).label("releases"),
-            func.count(files.c.id).label("files"),
-            func.sum(files.c.size).label("bytes"),
-        )
-        .select_from(packages)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
-        .join(files, files.c.package_id == packages.c.id)
-        .group_by(namespaces.c.path, packages.c.id, packages.c.name, packages.c.status)
-        .order_by(namespaces.c.path, packages.c.name)
-    ).all()
-    latest = _latest_versions(connection)
-    return [
-        {
-            "project": row.path,
-            "name": row.name,
-            "status": row.status,
-            "latest": latest.get(row.id),
-            "releases": row.releases,
-            "files": row.files,
-            "bytes": int(row.bytes or 0),
-        }
-        for row in rows
-    ]
-
-
-def _latest_versions(connection: Connection) -> dict[int, str]:
-    best: dict[int, tuple[tuple[bool, bool, Version], str]] = {}
-    rows = connection.execute(select(releases.c.package_id, releases.c.version, releases.c.yanked))
-    for package_id, text, yanked in rows:
-        version = _sortable(text)[1]
-        rank = (not yanked, not version.is_prerelease, version)
-        if package_id not in best or rank > best[package_id][0]:
-            best[package_id] = (rank, text)
-    return {package_id: text for package_id, (_, text) in best.items()}
-
-
-def show_package(connection: Connection, project: NamespacePath, name: Name) -> dict[str, object]:
-    """One package with its releases and files, newest release first, in the shape of contract 12.
-
-    Raises:
-        NoSuchName: the project has no files of this name.
-    """
-    package = connection.execute(
-        select(packages.c.id, packages.c.status)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
-        .where(namespaces.c.path == project, packages.c.name == name)
-    ).first()
-    rows = (
-        connection.execute(
-            select(
-                releases.c.version,
-                releases.c.yanked,
-                releases.c.yanked_reason,
-                files.c.filename,
-                files.c.sha256,
-                files.c.size,
-                files.c.uploaded_at,
-                files.c.uploaded_by,
-            )
-            .join(files, files.c.release_id == releases.c.id)
-            .where(releases.c.package_id == package.id)
-            .order_by(files.c.filename)
-        ).all()
-        if package is not None
-        else []
-    )
-    if package is None or not rows:
-        raise NoSuchName(f"{project} has no files of {name}")
-    shown: dict[str, dict[str, object]] = {}
-    listed: dict[str, list[dict[str, object]]] = {}
-    for row in rows:
-        yanked: bool | str = (row.yanked_reason or True) if row.yanked else False
-        shown.setdefault(row.version, {"version": row.version, "yanked": yanked})
-        listed.setdefault(row.version, []).append(
-            {
-                "filename": row.filename,
-                "sha256": row.sha256,
-                "size": row.size,
-                "uploaded_at": iso(row.uploaded_at),
-                "by": row.uploaded_by.get("user") or row.uploaded_by.get("kind"),
-            }
-        )
-    ordered = sorted(shown, key=_sortable, reverse=True)
-    return {
-        "project": project,
-        "name": name,
-        "status": package.status,
-        "releases": [{**shown[version], "files": listed[version]} for version in ordered],
-    }
 
 
 def usage(connection: Connection) -> dict[NamespacePath, tuple[int, int, int]]:

@@ -8,13 +8,14 @@ sweeps away.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
-from proxy.archive.inspect import Inspected, inspect
-from proxy.domain.access import Caller
+from proxy.archive.inspect import Inspected
+from proxy.archive.sandbox import Sandbox
 from proxy.domain.admit import admit
 from proxy.domain.filenames import Distribution, parse_distribution
 from proxy.domain.names import Name
@@ -23,8 +24,18 @@ from proxy.domain.snapshot import Limits
 from proxy.domain.versions import parse_version, version_key
 from proxy.errors import InvalidForm, TooLarge
 from proxy.registry import packages
-from proxy.registry.form import MAX_FIELD, Fields, Form, check_digests, check_filename, read_form
+from proxy.registry.form import (
+    MAX_FIELD,
+    Fields,
+    Form,
+    check_digests,
+    check_filename,
+    check_local_version,
+    read_form,
+)
+from proxy.registry.provenance import provenance_of
 from proxy.storage import audit
+from proxy.storage.audit import By
 from proxy.storage.database import Change, Database
 from proxy.storage.objects import Incoming, ObjectStore
 
@@ -53,16 +64,11 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
-    """From where an upload or deletion comes, for the audit."""
-
-    address: str = ""
-    request_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
-    """What the answer to an upload says (contract 12)."""
+    """What the answer to an upload says (contract 12).
+
+    `is_new` is False where the file was published already and nothing changed.
+    """
 
     name: str
     version: str
@@ -70,6 +76,7 @@ class Published:
     sha256: str
     project: str
     warnings: tuple[str, ...] = ()
+    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +85,11 @@ class _Upload:
 
     incoming: Incoming
     project: Namespace
-    caller: Caller
+    by: By
     form: Form
     distribution: Distribution
     inspected: Inspected
-    sender: Sender
+    provenance: bytes | None
 
 
 class Publisher:
@@ -92,12 +99,14 @@ class Publisher:
         self,
         database: Database,
         objects: ObjectStore,
+        sandbox: Sandbox,
         tree: Tree,
         limits: Limits,
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._objects = objects
+        self._sandbox = sandbox
         self._tree = tree
         self._limits = limits
         self._now = now
@@ -111,23 +120,29 @@ class Publisher:
         parts: AsyncIterator[Part],
         *,
         project: Namespace,
-        caller: Caller,
+        by: By,
         action: str | None = None,
-        sender: Sender = Sender(),
     ) -> Published:
-        """Take one upload. That the caller may publish to `project` is checked before.
+        """Take one upload. That `by.who` may publish to `project` is checked before.
+
+        It counts from its commit on, however long ago `by.at` was.
+
+        Args:
+            action: `:action` of the query string, where it stood there.
 
         Raises:
             TooLarge: the file is over the limit.
-            InvalidInput: form, name, version, filename, digests or archive are not in order.
+            InvalidInput: form, name, version, filename, digests, archive or attestations are not in order.
             NotPermitted: somebody else owns the name.
-            AlreadyExists: a file of this name, or of the same kind, version and tags, is published.
+            AlreadyExists: a file of this name, or of the same kind, version and tags, is published, and it has
+                other bytes or the project's `identical_upload` is `reject`.
             DiskFull: no space left.
         """
         incoming = self._objects.incoming()
         try:
             fields, filename = await self._gather(parts, incoming)
             form = read_form(fields, action=action, max_description=self._limits.max_description)
+            check_local_version(form, project.policy.local_versions)
             if filename is None:
                 raise InvalidForm("the form has no file", hint="its field is called content")
             distribution = parse_distribution(filename, form.name)
@@ -141,8 +156,13 @@ class Publisher:
                     "blake2_256_digest": incoming.blake2b,
                 },
             )
-            inspected = await asyncio.to_thread(inspect, incoming.path, distribution)
-            upload = _Upload(incoming, project, caller, form, distribution, inspected, sender)
+            inspected = await self._sandbox.inspect(incoming.path, distribution)
+            provenance = None
+            if form.attestations is not None:
+                provenance = await asyncio.to_thread(
+                    provenance_of, form.attestations, distribution, incoming.sha256, by.who
+                )
+            upload = _Upload(incoming, project, by, form, distribution, inspected, provenance)
             return await self._database.change(lambda change: self._commit(change, upload))
         finally:
             incoming.discard()
@@ -197,48 +217,31 @@ class Publisher:
         return bytes(value)
 
     def _commit(self, change: Change, upload: _Upload) -> Published:
-        """Inside the transaction: judge ownership, keep the bytes, insert the rows."""
-        project, form, incoming = upload.project, upload.form, upload.incoming
-        distribution, inspected = upload.distribution, upload.inspected
+        """Inside the transaction: judge ownership, insert the rows, keep the bytes."""
+        project, form, by = upload.project, upload.form, replace(upload.by, at=self._now())
         facts = packages.facts(change.connection, form.name)
-        admit(project, form.name, upload.caller, facts, self._tree)
-        now = self._now()
-        # Kept under the writer's lock, as deletions drop them: no row can lose its object in between. After a
-        # crash before COMMIT the object is garbage, never visible.
-        metadata_sha256 = self._objects.put_bytes(inspected.metadata)
-        new = packages.NewFile(
-            name=form.name,
-            display_name=form.display_name,
-            version=str(distribution.version),
-            version_key=version_key(distribution.version),
-            filename=distribution.filename,
-            identity=distribution.identity,
-            kind=str(distribution.kind),
-            sha256=incoming.sha256,
-            blake2b=incoming.blake2b,
-            size=incoming.size,
-            metadata_sha256=metadata_sha256,
-            metadata_final=inspected.final,
-            requires_python=inspected.requires_python,
-            summary=inspected.summary,
-            uploaded_at=now,
-            uploaded_by=audit.describe(upload.caller),
-            fields=form.kept,
-        )
+        admit(project, form.name, by.who, facts, self._tree)
+        new = _new_file(upload, by)
+        if project.policy.identical_upload == "accept":
+            twin = packages.find_twin(change.connection, project.path, new)
+            if twin is not None and twin.sha256 == new.sha256:
+                return _unchanged(upload, twin)
         packages.insert_file(change, project.path, new)
-        self._objects.keep(incoming)
+        # Kept under the writer's lock, as deletions drop them: no row can lose its object in between. After a
+        # crash before COMMIT the objects are garbage, never visible.
+        self._objects.put_bytes(upload.inspected.metadata)
+        if upload.provenance is not None:
+            self._objects.put_bytes(upload.provenance)
+        self._objects.keep(upload.incoming)
         audit.record(
             change.connection,
-            at=now,
-            action="file.upload",
-            who=upload.caller,
-            address=upload.sender.address,
+            by,
+            "file.upload",
             namespace=project.path,
             name=form.name,
             version=new.version,
             filename=new.filename,
             detail={"sha256": new.sha256, "size": new.size, "first": not facts.owned},
-            request_id=upload.sender.request_id,
         )
         return Published(form.name, new.version, new.filename, new.sha256, project.path)
 
@@ -249,8 +252,7 @@ class Publisher:
         version: str | None = None,
         filename: str | None = None,
         *,
-        caller: Caller,
-        sender: Sender = Sender(),
+        by: By,
     ) -> packages.Removed:
         """Delete a package, one of its releases, or one file; the name stays claimed.
 
@@ -267,16 +269,13 @@ class Publisher:
             removed = packages.delete_files(change, project.path, name, key, filename)
             audit.record(
                 change.connection,
-                at=self._now(),
-                action="file.delete",
-                who=caller,
-                address=sender.address,
+                by,
+                "file.delete",
                 namespace=project.path,
                 name=name,
                 version=version,
                 filename=filename,
                 detail={"files": list(removed.filenames), "tombstone": removed.tombstone},
-                request_id=sender.request_id,
             )
             return removed
 
@@ -295,6 +294,50 @@ class Publisher:
                 self._objects.delete(digest)
 
         await self._database.change(act)
+
+
+def _new_file(upload: _Upload, by: By) -> packages.NewFile:
+    """The rows that an upload adds."""
+    form, distribution, inspected = upload.form, upload.distribution, upload.inspected
+    return packages.NewFile(
+        name=form.name,
+        display_name=form.display_name,
+        version=str(distribution.version),
+        version_key=version_key(distribution.version),
+        filename=distribution.filename,
+        identity=distribution.identity,
+        kind=str(distribution.kind),
+        sha256=upload.incoming.sha256,
+        blake2b=upload.incoming.blake2b,
+        size=upload.incoming.size,
+        metadata_sha256=hashlib.sha256(inspected.metadata).hexdigest(),
+        metadata_final=inspected.final,
+        requires_python=inspected.requires_python,
+        summary=inspected.summary,
+        uploaded_at=by.at,
+        uploaded_by=audit.describe(by.who),
+        fields=form.kept,
+        provenance_sha256=None
+        if upload.provenance is None
+        else hashlib.sha256(upload.provenance).hexdigest(),
+    )
+
+
+def _unchanged(upload: _Upload, twin: packages.Twin) -> Published:
+    """The answer to an upload of bytes that are published already."""
+    same = "" if twin.filename == upload.distribution.filename else f" as {twin.filename}"
+    warnings = [f"these bytes are published{same}; nothing was changed"]
+    if upload.provenance is not None:
+        warnings.append("the attestations were not stored: they belong to the first upload of a file")
+    return Published(
+        upload.form.name,
+        twin.version,
+        twin.filename,
+        twin.sha256,
+        upload.project.path,
+        tuple(warnings),
+        is_new=False,
+    )
 
 
 def too_large(limit: int) -> TooLarge:

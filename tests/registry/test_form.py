@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from proxy.domain.filenames import Kind, parse_distribution
-from proxy.errors import DigestMismatch, InvalidFilename, InvalidForm, InvalidVersion
+from proxy.errors import (
+    DigestMismatch,
+    InvalidFilename,
+    InvalidForm,
+    InvalidVersion,
+    NoLongerOffered,
+)
 from proxy.registry import form as module
 from proxy.registry.form import (
     MAX_PARTS,
@@ -18,6 +26,7 @@ from proxy.registry.form import (
     Form,
     check_digests,
     check_filename,
+    check_local_version,
     read_form,
 )
 
@@ -146,7 +155,71 @@ def test_what_the_refusal_quotes_is_cut_and_in_one_line_of_ascii() -> None:
 def test_the_action_may_stand_in_the_query() -> None:
     assert read_form(fields(**{":action": None}), action="file_upload", max_description=1).name == "gears"
     with pytest.raises(InvalidForm):
-        read_form(fields(**{":action": "submit"}), action="file_upload", max_description=1)
+        read_form(fields(**{":action": "remove_pkg"}), action="file_upload", max_description=1)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("submit", "no longer registered"),
+        ("submit_pkg_info", "no longer registered"),
+        ("doc_upload", "documentation is not hosted"),
+    ],
+)
+@pytest.mark.parametrize("in_query", [False, True])
+def test_what_indexes_used_to_do_is_no_longer_offered(action: str, message: str, in_query: bool) -> None:
+    """Also without anything else of a form, as old clients register a project."""
+    gathered = fields(**dict.fromkeys(GOOD))
+    if not in_query:
+        gathered.add(":action", action.encode())
+    with pytest.raises(NoLongerOffered, match=message) as caught:
+        read_form(gathered, action=action if in_query else None, max_description=1)
+    assert "was ever registered" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("filetype", "pyversion", "fits"),
+    [
+        ("sdist", "source", True),
+        ("sdist", "", True),
+        ("sdist", None, True),
+        ("sdist", "py3", False),
+        ("bdist_wheel", "py3", True),
+        ("bdist_wheel", "source", True),
+        ("bdist_wheel", None, True),
+    ],
+)
+def test_the_pyversion_of_an_sdist_is_source_or_absent(
+    filetype: str, pyversion: str | None, fits: bool
+) -> None:
+    """flit leaves it out for sdists; of wheels the filename tells more."""
+    with nullcontext() if fits else pytest.raises(InvalidForm, match="pyversion 'py3'"):
+        read(filetype=filetype, pyversion=pyversion)
+
+
+@pytest.mark.parametrize("version", ["1.0+acme.1", "1.0-1+a", "1!2.0.dev3+x"])
+def test_a_local_version_is_refused_and_quoted_where_the_policy_says_so(version: str) -> None:
+    form = read(version=version)
+    check_local_version(form, "accept")
+    with pytest.raises(InvalidVersion, match=re.escape(f"'{version}' is a local version")):
+        check_local_version(form, "reject")
+
+
+def test_a_version_without_local_part_passes_either_way() -> None:
+    for rule in ("accept", "reject"):
+        check_local_version(read(version="1.0rc1.post2"), rule)
+
+
+def test_attestations_are_handed_on_as_they_are() -> None:
+    assert read(attestations=" [1] ").attestations == " [1] "
+    assert read(attestations="").attestations is None
+    assert read().attestations is None
+
+
+def test_fields_that_clients_send_under_other_names_are_ignored() -> None:
+    """pdm sends `provides_extras`, uv `import_names`; and whatever a later metadata version brings."""
+    form = read(("provides_extras", "x"), ("import_names", "y"), ("import_names", "z"), ("news", "w"))
+    assert form.kept == {}
 
 
 def test_protocol_version_may_be_left_out() -> None:

@@ -1,20 +1,23 @@
-"""SQL of packages: facts, pages, duplicates, deletion, tombstones, and the shapes that commands print."""
+"""SQL of packages: facts, pages, duplicates, deletion, tombstones, yanks and statuses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from proxy.domain.decide import NameFacts, OwnedKind
-from proxy.domain.moments import iso
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
-from proxy.domain.versions import version_key
-from proxy.errors import AlreadyExists, NoSuchFile, NoSuchName, StillInUse
+from proxy.domain.pages import ProjectStatus, Status
+from proxy.domain.screen import Withheld
+from proxy.domain.versions import parse_version, version_key
+from proxy.errors import AlreadyExists, NoSuchFile, NoSuchName, NotPermitted, StillInUse
 from proxy.registry import packages
+from proxy.registry.packages import StoredFile
 from proxy.storage.database import Change, Database
 from proxy.storage.tables import releases
 from tests.registry.making import (
@@ -40,7 +43,7 @@ def facts(registry: Database, name: str = "gears") -> list[tuple[str, OwnedKind]
 
 
 def listed(registry: Database, *projects: NamespacePath) -> list[str]:
-    page = registry.read_now(lambda c: packages.page(c, projects, GEARS))
+    page = registry.read_now(lambda c: packages.page(c, projects, GEARS).page)
     return [file.filename for file in page.files]
 
 
@@ -93,7 +96,7 @@ def test_a_page_stands_by_version_then_filename(registry: Database) -> None:
         wheel("gears", "1.9", "cp311-cp311-linux_x86_64"),
     ):
         publish(registry, WIDGETS, filename)
-    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS).page)
     assert [file.filename for file in page.files] == [
         wheel("gears", "1.9", "cp311-cp311-linux_x86_64"),
         wheel("gears", "1.9"),
@@ -114,7 +117,7 @@ def test_a_page_shows_only_the_projects_that_are_asked_for(registry: Database) -
 
 def test_a_page_says_of_a_file_what_was_published(registry: Database) -> None:
     publish(registry, WIDGETS, wheel("gears", "1.0"), requires_python=">=3.11", size=4321)
-    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS).page)
     [file] = page.files
     assert (file.sha256, file.size) == (digest(wheel("gears", "1.0")), 4321)
     assert (file.requires_python, file.uploaded, file.yanked) == (">=3.11", NOW, False)
@@ -124,10 +127,10 @@ def test_a_page_says_of_a_file_what_was_published(registry: Database) -> None:
 def test_metadata_that_may_change_in_the_build_is_kept_but_not_advertised(registry: Database) -> None:
     publish(registry, WIDGETS, "gears-1.0.tar.gz", final=False)
     sha256 = digest("gears-1.0.tar.gz")
-    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS).page)
     found = registry.read_now(lambda c: packages.find_file(c, [WIDGETS], GEARS, "gears-1.0.tar.gz", sha256))
     assert not page.files[0].core_metadata
-    assert found is not None
+    assert isinstance(found, StoredFile)
     assert found.metadata_sha256 == digest("metadata of gears-1.0.tar.gz")
 
 
@@ -140,12 +143,12 @@ def test_of_equal_filenames_the_newest_upload_is_listed_and_the_other_stays_at_i
         at = LATER if project == newest else NOW
         publish(registry, project, filename, content=project, at=at)
     projects = [WIDGETS, SANDBOX]
-    page = registry.read_now(lambda c: packages.page(c, projects, GEARS))
+    page = registry.read_now(lambda c: packages.page(c, projects, GEARS).page)
     assert [file.sha256 for file in page.files] == [digest(newest)]
     for project in projects:
         query = partial(packages.find_file, projects=projects, name=GEARS, filename=filename)
         found = registry.read_now(partial(query, sha256=digest(project)))
-        assert found is not None
+        assert isinstance(found, StoredFile)
         assert (found.project, found.sha256) == (project, digest(project))
 
 
@@ -215,8 +218,8 @@ def test_two_projects_may_hold_the_same_filename(registry: Database) -> None:
 def test_equal_versions_are_one_release(registry: Database) -> None:
     publish(registry, WIDGETS, "gears-1.0-py3-none-any.whl")
     publish(registry, WIDGETS, "gears-1.0.0.tar.gz")
-    shown = registry.read_now(lambda c: packages.show_package(c, WIDGETS, GEARS))
-    assert [release["version"] for release in shown["releases"]] == ["1.0"]  # type: ignore[attr-defined]
+    versions = registry.read_now(lambda c: c.execute(select(releases.c.version)).scalars().all())
+    assert versions == ["1.0"]
     remove(registry, WIDGETS, "gears", "1")
     assert facts(registry) == [(WIDGETS, OwnedKind.TOMBSTONE)]
 
@@ -289,7 +292,7 @@ def test_the_filename_may_be_published_again_after_deletion(registry: Database) 
     publish(registry, WIDGETS, wheel("gears", "1.0"), content="first")
     remove(registry, WIDGETS, "gears")
     publish(registry, WIDGETS, wheel("gears", "1.0"), content="second")
-    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS).page)
     assert [file.sha256 for file in page.files] == [digest("second")]
 
 
@@ -355,119 +358,167 @@ def test_usage_counts_packages_claims_and_bytes_of_each_project(registry: Databa
     assert registry.read_now(packages.usage) == {WIDGETS: (1, 2, 30), GLOBEX: (1, 1, 5)}
 
 
-def test_the_list_of_packages_has_the_shape_that_is_promised(registry: Database) -> None:
-    publish(registry, WIDGETS, wheel("gears", "1.0"), size=10)
-    publish(registry, WIDGETS, "gears-1.0.tar.gz", size=5)
-    publish(registry, WIDGETS, wheel("gears", "1.1rc1"), size=1)
-    publish(registry, GLOBEX, wheel("cogs", "2.0"), size=7)
-    publish(registry, GLOBEX, wheel("gone", "1.0"))
-    remove(registry, GLOBEX, "gone")
-    assert registry.read_now(packages.list_packages) == [
-        {
-            "project": "acme/widgets",
-            "name": "gears",
-            "status": "active",
-            "latest": "1.0",
-            "releases": 2,
-            "files": 3,
-            "bytes": 16,
-        },
-        {
-            "project": "globex/widgets",
-            "name": "cogs",
-            "status": "active",
-            "latest": "2.0",
-            "releases": 1,
-            "files": 1,
-            "bytes": 7,
-        },
-    ]
-
-
-@pytest.mark.parametrize(
-    ("versions", "yanked", "latest"),
-    [
-        (["1.9", "1.10"], [], "1.10"),
-        (["1.0", "2.0rc1"], [], "1.0"),
-        (["1.0rc1", "1.0rc2"], [], "1.0rc2"),
-        (["1.0", "2.0"], ["2.0"], "1.0"),
-        (["1.0rc1", "2.0"], ["2.0"], "1.0rc1"),
-        (["1.0", "2.0"], ["1.0", "2.0"], "2.0"),
-    ],
-)
-def test_the_latest_version_is_what_an_installer_would_choose(
-    registry: Database, versions: list[str], yanked: list[str], latest: str
-) -> None:
-    for version in versions:
-        publish(registry, WIDGETS, wheel("gears", version))
-    _yank(registry, *yanked)
-    [shown] = registry.read_now(packages.list_packages)
-    assert shown["latest"] == latest
-
-
-def test_a_package_is_shown_with_releases_newest_first(registry: Database) -> None:
-    publish(registry, WIDGETS, wheel("gears", "1.9"), size=10)
-    publish(registry, WIDGETS, wheel("gears", "1.10"), size=20, by="bob", at=LATER)
-    _yank(registry, "1.9", reason="broken")
-    assert registry.read_now(lambda c: packages.show_package(c, WIDGETS, GEARS)) == {
-        "project": "acme/widgets",
-        "name": "gears",
-        "status": "active",
-        "releases": [
-            {
-                "version": "1.10",
-                "yanked": False,
-                "files": [
-                    {
-                        "filename": wheel("gears", "1.10"),
-                        "sha256": digest(wheel("gears", "1.10")),
-                        "size": 20,
-                        "uploaded_at": iso(LATER),
-                        "by": "bob",
-                    }
-                ],
-            },
-            {
-                "version": "1.9",
-                "yanked": "broken",
-                "files": [
-                    {
-                        "filename": wheel("gears", "1.9"),
-                        "sha256": digest(wheel("gears", "1.9")),
-                        "size": 10,
-                        "uploaded_at": iso(NOW),
-                        "by": "alice",
-                    }
-                ],
-            },
-        ],
-    }
-
-
-def test_a_tombstone_has_nothing_to_show(registry: Database) -> None:
-    publish(registry, WIDGETS, wheel("gears", "1.0"))
-    remove(registry, WIDGETS, "gears")
-    with pytest.raises(NoSuchName):
-        registry.read_now(lambda c: packages.show_package(c, WIDGETS, GEARS))
-
-
 def test_a_yanked_file_stays_listed_with_its_reason(registry: Database) -> None:
     publish(registry, WIDGETS, wheel("gears", "1.0"))
     publish(registry, WIDGETS, wheel("gears", "2.0"))
     _yank(registry, "1.0", reason="broken")
-    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS).page)
     assert [file.yanked for file in page.files] == ["broken", False]
     _yank(registry, "2.0", reason=None)
-    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS).page)
     assert page.files[1].yanked is True
 
 
-def _yank(registry: Database, *versions: str, reason: str | None = "broken") -> None:
-    """No function yanks yet; what the table holds must be read right all the same."""
-    from packaging.version import Version
+@pytest.fixture
+def three(registry: Database) -> Database:
+    """A registry with three files of gears in two releases."""
+    for filename in (wheel("gears", "1.0"), "gears-1.0.tar.gz", wheel("gears", "2.0")):
+        publish(registry, WIDGETS, filename)
+    return registry
 
-    keys = [version_key(Version(version)) for version in versions]
-    statement = (
-        update(releases).where(releases.c.version_key.in_(keys)).values(yanked=True, yanked_reason=reason)
+
+def marked(registry: Database) -> dict[str, bool | str]:
+    page = registry.read_now(lambda c: packages.page(c, [WIDGETS], GEARS).page)
+    return {file.filename: file.yanked for file in page.files}
+
+
+def test_a_yank_marks_every_file_of_the_release_and_can_be_undone(three: Database) -> None:
+    _yank(three, "1.0", reason="broken")
+    yanked = {wheel("gears", "1.0"): "broken", "gears-1.0.tar.gz": "broken", wheel("gears", "2.0"): False}
+    assert marked(three) == yanked
+    _yank(three, "1.0", reason=None)
+    assert marked(three) == {filename: "2.0" not in filename for filename in yanked}, (
+        "the reason given last counts"
     )
-    registry.change_now(lambda change: change.connection.execute(statement) and None)
+    for _ in range(2):
+        three.change_now(lambda change: packages.unyank(change, WIDGETS, GEARS, "1"))
+        assert set(marked(three).values()) == {False}
+
+
+def test_only_what_is_published_can_be_marked(three: Database) -> None:
+    marks: list[tuple[type[Exception], Callable[[Change], None]]] = [
+        (NoSuchFile, lambda change: packages.yank(change, WIDGETS, GEARS, "3")),
+        (NoSuchName, lambda change: packages.yank(change, WIDGETS, Name("cogs"), "1")),
+        (NoSuchName, lambda change: packages.yank(change, GLOBEX, GEARS, "1")),
+        (NoSuchFile, lambda change: packages.unyank(change, WIDGETS, GEARS, "3")),
+        (NoSuchName, lambda change: packages.set_status(change, GLOBEX, GEARS, Status.ARCHIVED)),
+    ]
+    remove(three, WIDGETS, "gears", "2")
+    for error, mark in marks:
+        with pytest.raises(error):
+            three.change_now(mark)
+    remove(three, WIDGETS, "gears")
+    with pytest.raises(NoSuchName):
+        _set_status(three, WIDGETS, Status.QUARANTINED)
+
+
+def test_a_page_tells_the_status_and_its_reason(three: Database) -> None:
+    for status, reason in ((Status.DEPRECATED, "use cogs"), (Status.ARCHIVED, None), (Status.ACTIVE, None)):
+        _set_status(three, WIDGETS, status, reason)
+        found = three.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+        assert found.page.status == ProjectStatus(status, reason)
+        assert (len(found.page.files), found.withheld) == (3, ())
+
+
+def test_a_quarantined_package_lists_nothing_withholds_everything_and_stays_claimed(three: Database) -> None:
+    _set_status(three, WIDGETS, Status.QUARANTINED, "malware")
+    found = three.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    assert found.page.files == ()
+    assert found.page.status == ProjectStatus(Status.QUARANTINED, "malware")
+    assert {file.filename for file in found.withheld} == {
+        wheel("gears", "1.0"),
+        "gears-1.0.tar.gz",
+        wheel("gears", "2.0"),
+    }
+    filename = wheel("gears", "2.0")
+    file = three.read_now(lambda c: packages.find_file(c, [WIDGETS], GEARS, filename, digest(filename)))
+    assert file == Withheld(filename, "2.0", "quarantined", "gears is quarantined in acme/widgets: malware")
+    assert file in found.withheld
+    assert facts(three) == [(WIDGETS, OwnedKind.FILES)]
+    _set_status(three, WIDGETS, Status.ACTIVE)
+    assert len(listed(three, WIDGETS)) == 3
+
+
+def test_a_quarantine_in_one_project_leaves_the_files_of_another(registry: Database) -> None:
+    shared, own = wheel("gears", "1.0"), wheel("gears", "2.0")
+    publish(registry, SANDBOX, shared, content="ours", at=NOW)
+    publish(registry, WIDGETS, shared, content="theirs", at=LATER)
+    publish(registry, WIDGETS, own)
+    _set_status(registry, WIDGETS, Status.QUARANTINED)
+    both = [SANDBOX, WIDGETS]
+    found = registry.read_now(lambda c: packages.page(c, both, GEARS))
+    assert [file.sha256 for file in found.page.files] == [digest("ours")]
+    assert found.page.status == ProjectStatus(), "a quarantined page has no files on it (PEP 792)"
+    assert [file.filename for file in found.withheld] == [own]
+    for content, served in (("ours", True), ("theirs", False)):
+        query = partial(packages.find_file, projects=both, name=GEARS, filename=shared)
+        file = registry.read_now(partial(query, sha256=digest(content)))
+        assert isinstance(file, StoredFile if served else Withheld), content
+    _set_status(registry, SANDBOX, Status.QUARANTINED)
+    assert registry.read_now(lambda c: packages.page(c, both, GEARS)).page.status.status == "quarantined"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ((Status.ACTIVE, Status.ARCHIVED), Status.ARCHIVED),
+        ((Status.DEPRECATED, Status.ARCHIVED), Status.DEPRECATED),
+        ((Status.QUARANTINED, Status.DEPRECATED), Status.DEPRECATED),
+    ],
+)
+def test_of_several_projects_the_worst_status_is_told(
+    registry: Database, statuses: tuple[Status, Status], told: Status
+) -> None:
+    for project, status in zip((WIDGETS, SANDBOX), statuses, strict=True):
+        publish(registry, project, wheel("gears", "1.0"))
+        _set_status(registry, project, status)
+    for order in ([WIDGETS, SANDBOX], [SANDBOX, WIDGETS]):
+        assert (
+            registry.read_now(partial(packages.page, projects=order, name=GEARS)).page.status.status is told
+        )
+
+
+@pytest.mark.parametrize("status", [Status.ARCHIVED, Status.QUARANTINED])
+def test_an_archived_or_quarantined_package_takes_no_files(three: Database, status: Status) -> None:
+    _set_status(three, WIDGETS, status)
+    with pytest.raises(NotPermitted, match=f"gears is {status} in acme/widgets"):
+        publish(three, WIDGETS, wheel("gears", "3.0"))
+    publish(three, SANDBOX, wheel("gears", "3.0"))
+    _set_status(three, WIDGETS, Status.DEPRECATED)
+    publish(three, WIDGETS, wheel("gears", "3.0"))
+
+
+def test_a_status_lasts_as_long_as_there_are_files(three: Database) -> None:
+    _set_status(three, WIDGETS, Status.QUARANTINED, "malware")
+    remove(three, WIDGETS, "gears", "1")
+    with pytest.raises(NotPermitted):
+        publish(three, WIDGETS, wheel("gears", "3.0"))
+    remove(three, WIDGETS, "gears")
+    assert facts(three) == [(WIDGETS, OwnedKind.TOMBSTONE)]
+    publish(three, WIDGETS, wheel("gears", "3.0"))
+    found = three.read_now(lambda c: packages.page(c, [WIDGETS], GEARS))
+    assert (found.page.status, len(found.page.files)) == (ProjectStatus(), 1)
+
+
+def test_marks_name_the_topics_that_answers_depend_on(three: Database) -> None:
+    expected = {"name:acme/gears", "name:*/gears", "names:acme/widgets"}
+    for mark in (
+        lambda change: packages.yank(change, WIDGETS, GEARS, "1"),
+        lambda change: packages.unyank(change, WIDGETS, GEARS, "1"),
+        lambda change: packages.set_status(change, WIDGETS, GEARS, Status.ARCHIVED),
+    ):
+        assert topics(three, mark) == expected
+
+
+def _yank(registry: Database, *versions: str, reason: str | None = "broken") -> None:
+    for version in versions:
+        key = version_key(parse_version(version))
+        registry.change_now(
+            partial(packages.yank, project=WIDGETS, name=GEARS, version_key=key, reason=reason)
+        )
+
+
+def _set_status(
+    registry: Database, project: NamespacePath, status: Status, reason: str | None = None
+) -> None:
+    registry.change_now(lambda change: packages.set_status(change, project, GEARS, status, reason))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import select
 
+from proxy.archive.sandbox import Sandbox
 from proxy.domain.access import Caller, CallerKind, Scope
 from proxy.domain.decide import OwnedKind
 from proxy.domain.names import Name
@@ -36,17 +39,22 @@ from proxy.errors import (
 from proxy.index.instance import Instance
 from proxy.registry import packages
 from proxy.registry.form import MAX_FIELD
-from proxy.registry.publish import Published, Sender
+from proxy.registry.publish import Published
 from proxy.server.assembly import close_instance, open_instance
+from proxy.storage.audit import By
 from proxy.storage.tables import audit, files
 from tests.registry.making import CONFIG, DEFAULT, GLOBEX, NOW, SANDBOX, WIDGETS, Clock, snapshot_of
+from tests.support.attestations import SLSA, attest
 from tests.support.waiting import wait_until_async
 from tests.support.wheels import make_sdist, make_wheel
 
 ALICE = Caller(CallerKind.USER, "alice", token=7, scopes=frozenset({Scope.API}))
 BOB = Caller(CallerKind.USER, "bob", token=8, scopes=frozenset({Scope.API}))
 OWNER = Caller(CallerKind.OWNER, token=1)
+EARLIER = NOW - timedelta(minutes=5)
 LIMIT = 100_000
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @dataclass
@@ -87,22 +95,32 @@ async def stream(parts: Iterable[Part]) -> AsyncIterator[Part]:
 Publish = Callable[..., Coroutine[Any, Any, Published]]
 
 
-@pytest_asyncio.fixture
-async def instance(tmp_path: Path, clock: Clock) -> AsyncIterator[Instance]:
-    globex = {"policy": {"reserve": ["globex-*"]}, **CONFIG["groups"]["globex"]}
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """Give the processes that read archives: starting them takes longer than most tests here."""
+    shared = Sandbox()
+    yield shared
+    await shared.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def instance(tmp_path: Path, clock: Clock, sandbox: Sandbox) -> AsyncIterator[Instance]:
+    policy = {"reserve": ["globex-*"], "identical_upload": "accept", "local_versions": "reject"}
+    globex = {"policy": policy, **CONFIG["groups"]["globex"]}
     config = {
         **CONFIG,
         "limits": {"max_file_size": LIMIT, "max_description": 10},
         "groups": {**CONFIG["groups"], "globex": globex},
     }
     opened = open_instance(snapshot_of(config, tmp_path / "data"), now=clock)
+    opened.publisher._sandbox = sandbox
     yield opened
     await close_instance(opened)
 
 
 @pytest.fixture
 def publish(instance: Instance) -> Publish:
-    """Publish parts, by default as alice in acme/widgets."""
+    """Publish parts, by default as alice in acme/widgets; who sends them began a while ago."""
 
     async def act(
         parts: Iterable[Part] | AsyncIterator[Part],
@@ -112,7 +130,8 @@ def publish(instance: Instance) -> Publish:
     ) -> Published:
         coming = parts if isinstance(parts, AsyncIterator) else stream(parts)
         target = instance.snapshot.tree.find(project)
-        return await instance.publisher.receive(coming, project=target, caller=caller, **options)
+        by = By(caller, EARLIER, "192.0.2.1", "request-1")
+        return await instance.publisher.receive(coming, project=target, by=by, **options)
 
     return act
 
@@ -137,10 +156,7 @@ async def test_an_upload_is_published_with_what_the_file_says(
     instance: Instance, publish: Publish, clock: Clock
 ) -> None:
     filename, content = make_wheel("gears", "1.0", requires_python=">=3.11")
-    published = await publish(
-        body(filename, content, name="Gears", summary="short", requires_python=">=2.0"),
-        sender=Sender("192.0.2.1", "request-1"),
-    )
+    published = await publish(body(filename, content, name="Gears", summary="short", requires_python=">=2.0"))
     assert published == Published("gears", "1.0", filename, sha256(content), "acme/widgets")
     [row] = rows(instance)
     assert (row.filename, row.sha256, row.size) == (filename, sha256(content), len(content))
@@ -257,6 +273,7 @@ DEFECTS: dict[str, tuple[type[OverlayError], dict[str, Any]]] = {
     "filename": (InvalidFilename, {"changed": {"name": "cogs"}}),
     "digest": (DigestMismatch, {"changed": {"sha256_digest": "0" * 64}}),
     "archive": (InvalidArchive, {"metadata_name": "nuts"}),
+    "attestations": (InvalidForm, {"changed": {"attestations": "[]"}}),
     "ownership": (NotPermitted, {"caller": BOB}),
     "duplicate": (AlreadyExists, {"published": True}),
 }
@@ -346,7 +363,7 @@ async def test_a_name_that_somebody_owns_takes_the_right_to_publish_there(
     if owned is not None:
         await publish(body(*make_wheel("gears", "0.1")), owned, OWNER)
     if tombstone and owned is not None:
-        await instance.publisher.delete(tree.find(owned), Name("gears"), caller=OWNER)
+        await instance.publisher.delete(tree.find(owned), Name("gears"), by=By(OWNER, EARLIER))
     upload = publish(body(*make_wheel("gears", "1.0")), project, caller)
     if refusal is None:
         assert (await upload).project == project
@@ -402,7 +419,7 @@ async def test_of_two_racing_first_publications_in_a_tenant_only_one_owns_the_na
 ) -> None:
     """bob may publish in sandbox alone, and the deploy token in platform/core alone."""
     core = NamespacePath("acme/platform/core")
-    deploy = Caller(CallerKind.DEPLOY, "ci", 9, frozenset({Scope.WRITE_PACKAGES}), core)
+    deploy = Caller(CallerKind.DEPLOY, "ci", 9, frozenset({Scope.WRITE_PACKAGES}), (core,))
     for number in range(10):
         outcomes = await asyncio.gather(
             publish(body(*make_wheel(f"gears{number}", "1.0")), SANDBOX, BOB),
@@ -442,12 +459,153 @@ async def test_an_upload_that_breaks_off_leaves_nothing(instance: Instance, publ
     assert not leftovers(instance)
 
 
+# `identical_upload` and `local_versions` are those of globex's policy
+
+
+async def test_the_same_bytes_again_change_nothing_where_the_policy_accepts_them(
+    instance: Instance, publish: Publish, clock: Clock
+) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    first = await publish(body(filename, content), GLOBEX, OWNER)
+    before = rows(instance), rows(instance, audit), objects(instance)
+    clock.advance(hours=1)
+    again = await publish(body(filename, content, summary="another"), GLOBEX, OWNER)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert again == replace(first, is_new=False, warnings=again.warnings)
+    assert again.warnings == ("these bytes are published; nothing was changed",)
+    assert (rows(instance), rows(instance, audit), objects(instance)) == before
+    assert not leftovers(instance)
+
+
+async def test_the_same_bytes_under_another_spelling_are_the_file_that_is_there(publish: Publish) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    first = await publish(body(filename, content), GLOBEX, OWNER)
+    again = await publish(body("gears-1-py3-none-any.whl", content), GLOBEX, OWNER)
+    assert again == replace(first, is_new=False, warnings=again.warnings)
+    assert again.warnings == (f"these bytes are published as {filename}; nothing was changed",)
+
+
+@pytest.mark.parametrize("spelled", ["gears-1.0-py3-none-any.whl", "gears-1-py3-none-any.whl"])
+async def test_other_bytes_are_refused_whatever_the_policy(
+    instance: Instance, publish: Publish, spelled: str
+) -> None:
+    await publish(body(*make_wheel("gears", "1.0")), GLOBEX, OWNER)
+    before = rows(instance), objects(instance)
+    other = make_wheel("gears", "1.0", description="other bytes")[1]
+    with pytest.raises(AlreadyExists, match="File already exists: "):
+        await publish(body(spelled, other), GLOBEX, OWNER)
+    assert (rows(instance), objects(instance)) == before
+
+
+async def test_the_same_bytes_in_another_project_are_a_file_of_their_own(publish: Publish) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    assert (await publish(body(filename, content), WIDGETS)).is_new
+    assert (await publish(body(filename, content), GLOBEX, OWNER)).is_new
+
+
+async def test_the_same_bytes_are_refused_to_who_may_not_publish_the_name(publish: Publish) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    await publish(body(filename, content), GLOBEX, OWNER)
+    await publish(body(*make_wheel("gears", "2.0")), DEFAULT, OWNER)
+    deploy = Caller(CallerKind.DEPLOY, "ci", 9, frozenset({Scope.WRITE_PACKAGES}), (GLOBEX,))
+    with pytest.raises(NotPermitted):
+        await publish(body(filename, content), GLOBEX, deploy)
+
+
+async def test_of_racing_uploads_of_the_same_bytes_one_is_new(instance: Instance, publish: Publish) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    outcomes = await asyncio.gather(*(publish(body(filename, content), GLOBEX, OWNER) for _ in range(8)))
+    assert sorted(outcome.is_new for outcome in outcomes) == [False] * 7 + [True]
+    assert len(rows(instance)) == 1
+    assert not leftovers(instance)
+
+
+async def test_a_local_version_is_refused_where_the_policy_says_so(
+    instance: Instance, publish: Publish
+) -> None:
+    filename, content = make_wheel("gears", "1.0+acme")
+    with pytest.raises(InvalidVersion, match=r"'1\.0\+acme' is a local version"):
+        await publish(body(filename, content), GLOBEX, OWNER)
+    assert not rows(instance)
+    assert (await publish(body(filename, content), WIDGETS)).version == "1.0+acme"
+
+
+# Attestations
+
+
+async def test_attestations_are_stored_as_the_files_provenance(instance: Instance, publish: Publish) -> None:
+    """In the field that uv sends behind the file."""
+    filename, content = make_wheel("gears", "1.0+acme")
+    given = [attest(filename, content), attest(filename, content, SLSA)]
+    await publish([*body(filename, content), Part("attestations", [json.dumps(given).encode()])])
+    [row] = rows(instance)
+    with instance.objects.open(row.provenance_sha256) as stored:
+        provenance = json.load(stored)
+    assert provenance["attestation_bundles"] == [
+        {"publisher": {"kind": "pypi-overlay", "user": "alice"}, "attestations": given}
+    ]
+    found = instance.registry.read_now(
+        lambda c: packages.find_file(c, [WIDGETS], Name("gears"), filename, sha256(content))
+    )
+    assert isinstance(found, packages.StoredFile)
+    assert found.provenance_sha256 == row.provenance_sha256
+    shown = filename.replace("+", "%2B")
+    assert found.record.provenance == f"/acme/widgets/files/{sha256(content)}/{shown}.provenance"
+
+
+async def test_a_file_without_attestations_has_no_provenance(instance: Instance, publish: Publish) -> None:
+    await publish(body(*make_wheel("gears", "1.0"), attestations=""))
+    page = instance.registry.read_now(lambda c: packages.page(c, [WIDGETS], Name("gears"))).page
+    assert [file.provenance for file in page.files] == [None]
+    assert rows(instance)[0].provenance_sha256 is None
+
+
+async def test_an_attestation_of_another_file_is_refused_and_nothing_is_stored(
+    instance: Instance, publish: Publish
+) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    other = json.dumps([attest(filename, b"other bytes")])
+    with pytest.raises(InvalidForm, match="another sha256"):
+        await publish(body(filename, content, attestations=other))
+    assert not rows(instance)
+    assert not objects(instance)
+    assert not leftovers(instance)
+
+
+async def test_attestations_that_come_with_bytes_published_before_are_not_stored(
+    instance: Instance, publish: Publish
+) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    await publish(body(filename, content), GLOBEX, OWNER)
+    before = objects(instance)
+    later = json.dumps([attest(filename, content)])
+    again = await publish(body(filename, content, attestations=later), GLOBEX, OWNER)
+    assert "attestations were not stored" in again.warnings[1]
+    assert objects(instance) == before
+    assert rows(instance)[0].provenance_sha256 is None
+
+
+async def test_a_provenance_goes_with_the_last_file_that_has_it(instance: Instance, publish: Publish) -> None:
+    filename, content = make_wheel("gears", "1.0")
+    attested = json.dumps([attest(filename, content)])
+    for project in (WIDGETS, GLOBEX):
+        await publish(body(filename, content, attestations=attested), project, OWNER)
+    digests = {row.provenance_sha256 for row in rows(instance)}
+    assert len(digests) == 1
+    await delete(instance, WIDGETS, "gears")
+    assert digests <= objects(instance)
+    await delete(instance, GLOBEX, "gears")
+    assert not objects(instance)
+
+
+# Deletion
+
+
 async def delete(instance: Instance, project: NamespacePath, *what: str) -> packages.Removed:
     target = instance.snapshot.tree.find(project)
     name, *rest = what
-    return await instance.publisher.delete(
-        target, Name(name), *rest, caller=ALICE, sender=Sender("192.0.2.1", "request-2")
-    )
+    by = By(ALICE, instance.now(), "192.0.2.1", "request-2")
+    return await instance.publisher.delete(target, Name(name), *rest, by=by)
 
 
 async def test_deletion_removes_the_bytes_and_is_audited(
