@@ -1,8 +1,9 @@
 """From the headers of a request to the `Caller`, in every spelling that clients use (contract 5).
 
-Two steps. `presented` reads headers and asks nobody; `identify` looks the token up and judges it. A request
-with any credential is that credential's or nobody's: what is wrong is `NotAuthenticated` everywhere and
-never falls back to an anonymous answer, which could send an installer to a public package instead.
+Two steps. `presented` reads headers and asks nobody; `identify` looks the token up and judges it, `vouched` has an
+identity token verified instead. A request with any credential is that credential's or nobody's: what is wrong is
+`NotAuthenticated` everywhere and never falls back to an anonymous answer, which could send an installer to a public
+package instead.
 
 Nothing in here, `repr` and exceptions included, shows a secret; and unknown, revoked and expired tokens,
 tokens of users who left, and wrong user names are told apart for nobody.
@@ -18,9 +19,11 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
-from proxy.domain.access import Caller, CallerKind
-from proxy.domain.namespaces import Kind, Namespace, Tree
+from proxy.domain.access import Caller, CallerKind, Scope
+from proxy.domain.namespaces import Kind, Namespace, NamespacePath, Tree
+from proxy.domain.trust import Identity
 from proxy.errors import NotAuthenticated
+from proxy.identity.oidc import Issuers, Trust
 from proxy.identity.tokens import TokenKind, TokenRow, find
 
 ANY_USERNAME = "__token__"
@@ -105,7 +108,12 @@ def presented(headers: Iterable[tuple[str, str]]) -> Presented | None:
 
 
 def identify(
-    connection: Connection, presented: Presented, tree: Tree, users: Collection[str], now: datetime
+    connection: Connection,
+    presented: Presented,
+    tree: Tree,
+    users: Collection[str],
+    trust: Trust,
+    now: datetime,
 ) -> Caller:
     """Return whose token was presented.
 
@@ -114,10 +122,11 @@ def identify(
         presented: what the request named.
         tree: the namespaces in force.
         users: the names the configuration knows.
+        trust: what the configuration's projects make of the identity that a token was minted for.
         now: decides what has expired.
 
     Returns:
-        `home` is the path of today, also where the namespace was moved since the token was made.
+        `homes` are the paths of today, also where the namespace was moved since the token was made.
 
     Raises:
         NotAuthenticated: there is no such token, it is over, its user or namespace is gone, or it may not
@@ -133,6 +142,11 @@ def identify(
             return _caller(row, CallerKind.USER, row.user)
         case TokenKind.DEPLOY:
             return _caller(row, CallerKind.DEPLOY, row.username or "", _home(row, tree))
+        case TokenKind.JOB if row.identity is not None:
+            identity = trust.identity(row.identity["issuer"], row.identity["claims"])
+            if identity is None:
+                raise _refusal()
+            return _job(identity, trust, row.expires_at, row.id)
         case TokenKind.JOB:
             home = _home(row, tree)
             if home.kind is not Kind.PROJECT:
@@ -140,6 +154,23 @@ def identify(
             return _caller(row, CallerKind.JOB, f"pyo+job-{row.id}", home)
         case TokenKind.OWNER:
             return _caller(row, CallerKind.OWNER, row.name)
+
+
+async def vouched(presented: Presented, issuers: Issuers) -> Caller:
+    """Return whom an identity token that was presented as a password is about.
+
+    Raises:
+        NotAuthenticated: it is not good, no project trusts it, or it may not come this way. In the words of
+            `identify`: who presents a token here learns nothing about issuers.
+        IssuerUnavailable: nobody knows, since its issuer cannot be asked.
+    """
+    try:
+        verified = await issuers.verify(presented.text)
+    except NotAuthenticated as error:
+        raise _refusal() from error
+    if not all(TokenKind.JOB in _ADMITTED[door] for door in presented.doors):
+        raise _refusal()
+    return _job(verified.identity, issuers.trust, verified.expires)
 
 
 def _authorization(value: str) -> tuple[Door, str | None, str]:
@@ -208,12 +239,34 @@ def _home(row: TokenRow, tree: Tree) -> Namespace:
     return home
 
 
+def _job(identity: Identity, trust: Trust, expires: datetime | None, token: int | None = None) -> Caller:
+    homes = tuple(trust.projects(identity))
+    if not homes:
+        raise _refusal()
+    return job_of(identity, homes, expires, token)
+
+
+def job_of(
+    identity: Identity, homes: Collection[NamespacePath], expires: datetime | None, token: int | None
+) -> Caller:
+    """The caller that an identity is at the projects that trust it."""
+    return Caller(
+        kind=CallerKind.JOB,
+        name=identity.name,
+        token=token,
+        scopes=frozenset({Scope.READ_PACKAGES, Scope.WRITE_PACKAGES}),
+        homes=tuple(homes),
+        expires=expires,
+        identity=identity,
+    )
+
+
 def _caller(row: TokenRow, kind: CallerKind, name: str, home: Namespace | None = None) -> Caller:
     return Caller(
         kind=kind,
         name=name,
         token=row.id,
         scopes=frozenset(row.scopes),
-        home=None if home is None else home.path,
+        homes=() if home is None else (home.path,),
         expires=row.expires_at,
     )

@@ -17,14 +17,16 @@ import secrets
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, false, insert, or_, select, update
 
 from proxy.domain.access import Scope
 from proxy.domain.moments import iso
 from proxy.domain.namespaces import Kind, NamespacePath
+from proxy.domain.trust import LONGEST_LIFE, Identity
 from proxy.errors import InvalidForm, NoSuchNamespace, NotFound
 from proxy.observe.redaction import TOKEN_MARK
 from proxy.storage.database import Change
@@ -46,9 +48,11 @@ class TokenRow:
 
     Attributes:
         user: whose personal token it is; None for other kinds.
-        namespace: of a deploy or job token, as stored: after a move it may be a former path.
+        namespace: of a deploy or job token, as stored: after a move it may be a former path. None of a job token
+            that was minted for an identity, which acts for every project that trusts that.
         username: what a deploy token expects as user name beside it; None for other kinds.
         created_by: label of the caller who made it.
+        identity: of such a job token: `{"issuer": name, "claims": {claim: text}}`.
     """
 
     id: int
@@ -64,6 +68,7 @@ class TokenRow:
     last_used_at: datetime | None
     revoked_at: datetime | None
     hash: str = field(repr=False)
+    identity: Mapping[str, Any] | None = None
 
 
 PRESET_NAME = "preset"
@@ -73,7 +78,6 @@ FIRST_NAME = "first"
 """The name of the owner token that the first start makes."""
 
 JOB_LIFE = timedelta(hours=1)
-LONGEST_JOB_LIFE = timedelta(hours=24)
 SHORTEST_PRESET = 20
 """Characters of a preset token."""
 
@@ -109,6 +113,7 @@ def mint(
     username: str | None = None,
     expires_at: datetime | None = None,
     text: str | None = None,
+    identity: Identity | None = None,
 ) -> tuple[str, TokenRow]:
     """Make a token and return its text, which exists nowhere else, and what is stored of it.
 
@@ -124,13 +129,14 @@ def mint(
         namespace: its current path; the table of namespaces must hold it.
         expires_at: None is never; a job token then lives an hour, and a day at most.
         text: a preset text instead of a random one.
+        identity: whom a job token without a namespace is minted for.
 
     Raises:
         InvalidForm: something above does not fit; the message says what, and never holds the text.
         NoSuchNamespace: nothing is stored under this path.
     """
     _check_names(name, username)
-    _check_owner_of(kind, user=user, namespace=namespace, username=username)
+    _check_owner_of(kind, user=user, namespace=namespace, username=username, identity=identity)
     granted = _granted(kind, scopes)
     expires_at = _expiry(kind, created_at, expires_at)
     namespace_id = None if namespace is None else _namespace_id(change.connection, kind, namespace)
@@ -145,6 +151,9 @@ def mint(
             name=name,
             username=username,
             scopes=[str(scope) for scope in granted],
+            identity=None
+            if identity is None
+            else {"issuer": identity.issuer, "claims": dict(identity.claims)},
             created_at=created_at,
             created_by=created_by,
             expires_at=expires_at,
@@ -188,6 +197,41 @@ def list_tokens(connection: Connection) -> list[TokenRow]:
     return [_token(row) for row in connection.execute(_SELECT.order_by(tokens.c.id))]
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which tokens somebody may deal with: all, or those of one user and of some namespaces."""
+
+    is_all: bool = False
+    user: str | None = None
+    namespaces: frozenset[NamespacePath] = frozenset()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no token, made or yet to be made, can be one of them."""
+        return not self.is_all and self.user is None and not self.namespaces
+
+    def holds(self, row: TokenRow) -> bool:
+        """Whether `row` is one of them."""
+        if self.is_all:
+            return True
+        if row.user is not None:
+            return row.user == self.user
+        return row.namespace is not None and row.namespace in self.namespaces
+
+
+def list_within(connection: Connection, reach: Reach, limit: int, offset: int) -> list[TokenRow]:
+    """As `list_tokens`, of those within `reach`, at most `limit` after the first `offset`."""
+    query = _SELECT.order_by(tokens.c.id).limit(limit).offset(offset)
+    if not reach.is_all:
+        query = query.where(
+            or_(
+                tokens.c.user == reach.user if reach.user is not None else false(),
+                namespaces.c.path.in_(sorted(reach.namespaces)),
+            )
+        )
+    return [_token(row) for row in connection.execute(query)]
+
+
 def revoke(change: Change, token_id: int, at: datetime) -> TokenRow:
     """End a token for good; one that is revoked already keeps its time. Returns it as it is now.
 
@@ -199,6 +243,15 @@ def revoke(change: Change, token_id: int, at: datetime) -> TokenRow:
     )
     change.touch(f"token:{token_id}")
     return get_token(change.connection, token_id)
+
+
+def forget_minted(change: Change, before: datetime) -> None:
+    """Delete the tokens minted for identities that expired before then: every CI job leaves one, and the audit
+    tells of each.
+    """
+    change.connection.execute(
+        delete(tokens).where(tokens.c.identity.is_not(None), tokens.c.expires_at < before)
+    )
 
 
 def first_owner_token(change: Change, at: datetime, preset: str | None) -> str | None:
@@ -354,6 +407,7 @@ def _token(row: Row[tuple[object, ...]]) -> TokenRow:
         last_used_at=row.last_used_at,
         revoked_at=row.revoked_at,
         hash=row.hash,
+        identity=row.identity,
     )
 
 
@@ -390,10 +444,15 @@ def _check_names(name: str, username: str | None) -> None:
 
 
 def _check_owner_of(
-    kind: TokenKind, *, user: str | None, namespace: NamespacePath | None, username: str | None
+    kind: TokenKind,
+    *,
+    user: str | None,
+    namespace: NamespacePath | None,
+    username: str | None,
+    identity: Identity | None,
 ) -> None:
     """Whether exactly what this kind needs was given."""
-    is_bound = kind in {TokenKind.DEPLOY, TokenKind.JOB}
+    is_bound = kind is TokenKind.DEPLOY or (kind is TokenKind.JOB and identity is None)
     if (kind is TokenKind.PERSONAL) != bool(user):
         needs = "needs" if kind is TokenKind.PERSONAL else "has no"
         raise InvalidForm(f"a token of the kind {kind} {needs} user")
@@ -430,8 +489,12 @@ def _expiry(kind: TokenKind, created_at: datetime, expires_at: datetime | None) 
         return created_at + JOB_LIFE if kind is TokenKind.JOB else None
     if expires_at.tzinfo is None:
         raise InvalidForm("the expiry of a token needs a time zone, such as a Z at its end")
+    try:
+        expires_at = expires_at.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidForm("the expiry of a token lies too far in the future or in the past") from error
     if expires_at <= created_at:
         raise InvalidForm("the expiry of a token must lie in the future")
-    if kind is TokenKind.JOB and expires_at - created_at > LONGEST_JOB_LIFE:
+    if kind is TokenKind.JOB and expires_at - created_at > LONGEST_LIFE:
         raise InvalidForm("a job token lives at most 24 hours")
     return expires_at

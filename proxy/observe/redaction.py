@@ -25,6 +25,8 @@ SECRET_KEYS = frozenset(
 """Keys whose text is a secret whatever it looks like, in lower case with `-` for `_`."""
 
 _TOKEN = re.compile(rf"({TOKEN_MARK}[a-z]{{1,16}}_)[A-Za-z0-9_-]+")
+# A JSON Web Token: two parts that begin as `{"` does in base64, and a signature.
+_IDENTITY = re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _USERINFO = re.compile(r"""(?<=//)[^/\s?#"'<>]+@""")
 # A word behind the scheme that is no plain word: "Basic authentication" stays as it is.
 _SCHEME = re.compile(r"(?i:\b(basic|bearer))([ \t]{1,8})(?=\S*[A-Z0-9=])[A-Za-z0-9+/=._~-]{4,}")
@@ -37,14 +39,16 @@ _HEADER = re.compile(
 def redact(text: str) -> str:
     """Return `text` with everything that looks like a secret replaced.
 
-    Tokens of this program keep their readable beginning (`pyo_pat_[redacted]`); credentials in addresses
-    (`https://user:password@host/`), behind `Basic` and `Bearer`, and values of headers that carry
-    credentials go whole. Raises nothing.
+    Tokens of this program keep their readable beginning (`pyo_pat_[redacted]`); identity tokens of other
+    issuers (JSON Web Tokens), credentials in addresses (`https://user:password@host/`), behind `Basic` and
+    `Bearer`, and values of headers that carry credentials go whole. Raises nothing.
 
     Sources: T-TOK2 in the list of attacks; RFC 3986 3.2.1; RFC 7617; RFC 6750.
     """
     if TOKEN_MARK in text:
         text = _TOKEN.sub(rf"\1{REDACTED}", text)
+    if "eyJ" in text:
+        text = _IDENTITY.sub(REDACTED, text)
     if "@" in text:
         text = _USERINFO.sub(f"{REDACTED}@", text)
     # The tests before are many times cheaper than the patterns; every value of every log line comes by.

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from proxy.domain.access import Caller, CallerKind, Scope
 from proxy.domain.namespaces import Kind, NamespacePath, Tree
+from proxy.domain.snapshot import OidcSettings
 from proxy.errors import NotAuthenticated
 from proxy.identity.credentials import Door, Presented, identify, presented
+from proxy.identity.oidc import Trust
 from proxy.identity.tokens import TokenKind, TokenRow, mint, revoke
 from proxy.storage.database import Database
 from tests.identity.conftest import KINDS, NOW, tree_of
@@ -26,6 +28,8 @@ VALID: dict[TokenKind, dict[str, Any]] = {
     TokenKind.OWNER: {},
 }
 USERS = frozenset({"alice"})
+NOBODY = Trust(tree_of(KINDS), OidcSettings())
+"""No project trusts any issuer."""
 
 
 def basic(username: str, password: str, charset: str = "utf-8") -> tuple[str, str]:
@@ -42,7 +46,7 @@ def make(registry: Database, kind: TokenKind, **changes: Any) -> tuple[str, Toke
 def caller(registry: Database, tree: Tree, *headers: tuple[str, str], **changes: Any) -> Caller:
     named = presented(headers)
     assert named is not None
-    wish: dict[str, Any] = {"tree": tree, "users": USERS, "now": NOW} | changes
+    wish: dict[str, Any] = {"tree": tree, "users": USERS, "trust": NOBODY, "now": NOW} | changes
     return registry.read_now(lambda connection: identify(connection, named, **wish))
 
 
@@ -163,7 +167,7 @@ class TestCallers:
     def test_a_personal_token_is_its_user_by_any_user_name(self, registry: Database, tree: Tree) -> None:
         expires = NOW + timedelta(days=1)
         text, row = make(registry, TokenKind.PERSONAL, expires_at=expires)
-        expected = Caller(CallerKind.USER, "alice", row.id, frozenset({Scope.READ_API}), None, expires)
+        expected = Caller(CallerKind.USER, "alice", row.id, frozenset({Scope.READ_API}), (), expires)
 
         for header in (
             basic("alice", text),
@@ -177,7 +181,7 @@ class TestCallers:
     def test_a_deploy_token_is_itself_at_home(self, registry: Database, tree: Tree) -> None:
         text, row = make(registry, TokenKind.DEPLOY, username="jörg")
         expected = Caller(
-            CallerKind.DEPLOY, "jörg", row.id, frozenset({Scope.READ_PACKAGES}), NamespacePath("acme")
+            CallerKind.DEPLOY, "jörg", row.id, frozenset({Scope.READ_PACKAGES}), (NamespacePath("acme"),)
         )
 
         for header in (
@@ -209,7 +213,7 @@ class TestCallers:
 
         for header in (basic("gitlab-ci-token", text), basic("x", text), ("JOB-TOKEN", text)):
             found = caller(registry, tree, header)
-            assert (found.kind, found.home, found.token) == (CallerKind.JOB, "acme/widgets", row.id)
+            assert (found.kind, found.homes, found.token) == (CallerKind.JOB, ("acme/widgets",), row.id)
             assert found.expires == NOW + timedelta(hours=1)
 
     def test_an_owner_token_is_the_owner(self, registry: Database, tree: Tree) -> None:
@@ -268,7 +272,7 @@ class TestCallers:
         for text in (revoked, expired, stranger, deploy, "pyo_pat_unknown", "\udcff"):
             named = Presented(text, frozenset({Door.BASIC}), frozenset({"alice"}))
             with pytest.raises(NotAuthenticated) as refused:
-                registry.read_now(lambda c, named=named: identify(c, named, tree, USERS, later))  # type: ignore[misc]
+                registry.read_now(lambda c, named=named: identify(c, named, tree, USERS, NOBODY, later))  # type: ignore[misc]
             told.add((refused.value.message, refused.value.hint))
             assert text not in str(refused.value)
 
@@ -303,7 +307,7 @@ class TestCallers:
             {"": Kind.GROUP, "initech": Kind.GROUP, "initech/widgets": Kind.PROJECT}, {"initech": "acme"}
         )
 
-        assert caller(registry, moved, basic("x", text)).home == "initech/widgets"
+        assert caller(registry, moved, basic("x", text)).homes == ("initech/widgets",)
 
 
 # Lone surrogates stand for bytes that are not UTF-8.
@@ -336,4 +340,4 @@ def test_arbitrary_headers_are_nobody_or_not_authenticated(
         assert all(name == "Accept" for name, _ in headers)
         return
     with pytest.raises(NotAuthenticated):
-        registry.read_now(lambda connection: identify(connection, named, tree, USERS, NOW))
+        registry.read_now(lambda connection: identify(connection, named, tree, USERS, NOBODY, NOW))

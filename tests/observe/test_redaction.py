@@ -24,6 +24,7 @@ PAIR = base64.b64encode(f"alice:{SECRET}".encode()).decode()
         ("https://hunter2@host/", "https://[redacted]@host/"),
         (f"Basic {PAIR}", "Basic [redacted]"),
         ("got bearer eyJhbGciOi.J9.abc_-", "got bearer [redacted]"),
+        ("got eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln-_ of it", "got [redacted] of it"),
         ("PRIVATE-TOKEN: hunter2", "PRIVATE-TOKEN: [redacted]"),
         (
             "{'Authorization': 'Digest hunter2', 'Accept': '*/*'}",
