@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from proxy.cache.pages import Pages
 from proxy.domain.access import Sight
-from proxy.domain.decide import Asked, Decision, NameFacts, Trouble, Word, decide, owner_at_root
+from proxy.domain.decide import Asked, Decision, NameFacts, Trouble, Word, decide
 from proxy.domain.filenames import candidate_names
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Namespace, NamespacePath, Tree
@@ -35,7 +35,7 @@ from proxy.registry import packages
 from proxy.registry.packages import StoredFile
 from proxy.storage.database import Database
 
-_ATTEMPTS = 10
+ATTEMPTS = 10
 """How often an answer is decided anew because the facts changed meanwhile; each means a change of this name."""
 
 UNKNOWN_NAMESPACE = "there is no group or project of this path or number"
@@ -48,7 +48,7 @@ class Basis:
 
     asked: Asked
     facts: NameFacts
-    private: Page | None = None
+    private: Screened | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,15 @@ class Index:
 
         Raises:
             NotAuthenticated: the caller is anonymous and would have to say who it is.
-            NoSuchNamespace: there is none, or the caller may not know of it.
+            NoSuchNamespace: there is none, the caller may not know of it, or its packages are switched off.
         """
+        found = self.find(path, namespace, sight)
+        if not found.packages:
+            raise NoSuchNamespace(f"{found.title} has no packages", hint="they are switched off there")
+        return found
+
+    def find(self, path: NamespacePath, namespace: Namespace | None, sight: Sight) -> Namespace:
+        """As `reach`, but also where packages are switched off: claims and the like stay there."""
         if namespace is not None and namespace.path in sight.askable:
             return namespace
         nearest = namespace or self._tree.nearest(path)
@@ -120,20 +127,37 @@ class Index:
         Raises:
             StorageError: the registry cannot be read.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             facts, decision = await self._decided(asked)
             if decision.word is Word.PRIVATE:
-                many = partial(packages.has_many_files, projects=decision.projects, name=asked.name)
-                is_long = await self._database.read(many)
-                found = await self._private_page(decision.projects, asked.name, is_long)
-                return PageAnswer(decision, Screened(found), Basis(asked, facts, found))
+                return await self._private_answer(asked, facts, decision)
             basis = Basis(asked, facts)
             if not decision.ask:
                 return PageAnswer(decision, Screened(Page(asked.name)), basis)
             answer = await self._ask(decision, basis)
             if await self.holds(basis):
                 return answer
-        raise StoreUnavailable(f"{asked.name} changes faster than it can be answered")
+        raise never_still(asked.name)
+
+    async def own_page(self, asked: Asked) -> PageAnswer | None:
+        """The page of a name with the files of one project alone, decided now; no upstream is ever asked.
+
+        Returns:
+            None where the project has no files of the name.
+
+        Raises:
+            StorageError: the registry cannot be read.
+        """
+        facts, decision = await self._decided(asked)
+        if asked.index.path not in decision.projects:
+            return None
+        return await self._private_answer(asked, facts, decision)
+
+    async def _private_answer(self, asked: Asked, facts: NameFacts, decision: Decision) -> PageAnswer:
+        many = partial(packages.has_many_files, projects=decision.projects, name=asked.name)
+        is_long = await self._database.read(many)
+        found = await self._private_page(decision.projects, asked.name, is_long)
+        return PageAnswer(decision, found, Basis(asked, facts, found))
 
     async def holds(self, basis: Basis) -> bool:
         """Whether what an answer was decided on is still so: the last thing before its first byte."""
@@ -142,7 +166,7 @@ class Index:
         if basis.private is None:
             return True
         decision = decide(basis.asked, basis.facts, self._tree)
-        is_long = len(basis.private.files) >= packages.MANY_FILES
+        is_long = len(basis.private.page.files) + len(basis.private.withheld) >= packages.MANY_FILES
         return await self._private_page(decision.projects, basis.asked.name, is_long) == basis.private
 
     async def _decided(self, asked: Asked) -> tuple[NameFacts, Decision]:
@@ -152,7 +176,7 @@ class Index:
     async def _facts(self, name: Name) -> NameFacts:
         return await self._database.read(partial(packages.facts, name=name))
 
-    async def _private_page(self, projects: Sequence[NamespacePath], name: Name, is_long: bool) -> Page:
+    async def _private_page(self, projects: Sequence[NamespacePath], name: Name, is_long: bool) -> Screened:
         query = partial(packages.page, projects=projects, name=name)
         if is_long:
             return await asyncio.to_thread(self._database.read_now, query)
@@ -173,7 +197,7 @@ class Index:
             if cached is not None and decision.rules is not None:
                 found = decision.as_found(name, upstream, cached.status)
                 return PageAnswer(
-                    found, screen(cached.page, decision.rules), basis, cached.status, cached.token
+                    found, screen(cached.value, decision.rules), basis, cached.status, cached.token
                 )
         return PageAnswer(decision.as_unknown(name), nothing, basis)
 
@@ -186,32 +210,36 @@ class Index:
         """
         refusal: FileAnswer | None = None
         for name in candidate_names(filename):
-            answer = await self._file_of(Asked(index, name, sight), key, filename)
+            answer = await self.file_of(Asked(index, name, sight), key, filename)
             if answer.source is not None:
                 return answer
             if refusal is None or _weight(answer) < _weight(refusal):
                 refusal = answer
         return refusal
 
-    async def _file_of(self, asked: Asked, key: str, filename: str) -> FileAnswer:
+    async def file_of(self, asked: Asked, key: str, filename: str) -> FileAnswer:
+        """As `file`, where it is known which name the file belongs to: no other is looked at."""
         facts, decision = await self._decided(asked)
         if decision.word is Word.PRIVATE:
             # Asked of the registry, not of a page: a file displaced by a newer upload stays at its address.
             find = partial(
                 packages.find_file, projects=decision.projects, name=asked.name, filename=filename, sha256=key
             )
-            return FileAnswer(decision, await self._database.read(find), Basis(asked, facts))
+            found = await self._database.read(find)
+            if isinstance(found, Withheld):
+                return FileAnswer(decision, None, Basis(asked, facts), found)
+            return FileAnswer(decision, found, Basis(asked, facts))
         page = await self.page(asked)
         if page.decision.word is Word.PRIVATE:
             # Published while the upstream was asked.
-            return await self._file_of(asked, key, filename)
+            return await self.file_of(asked, key, filename)
         for record in page.screened.page.files:
             if record.filename == filename and record.answers_to(key) and page.decision.upstream:
                 return FileAnswer(page.decision, Borrowed(page.decision.upstream, record), page.basis)
         return FileAnswer(page.decision, None, page.basis, page.screened.withheld_file(filename))
 
     async def file_holds(self, answer: FileAnswer) -> bool:
-        """Whether a file's answer is still so, as `holds`; a private file may have been deleted meanwhile."""
+        """Whether a file's answer is still so, as `holds`; a private one may be deleted or withheld meanwhile."""
         if not await self.holds(answer.basis):
             return False
         source = answer.source
@@ -220,33 +248,15 @@ class Index:
 
         def still_there(connection: Connection) -> bool:
             projects, name = answer.decision.projects, answer.basis.asked.name
-            return (
-                packages.find_file(connection, projects, name, source.record.filename, source.sha256)
-                is not None
-            )
+            found = packages.find_file(connection, projects, name, source.record.filename, source.sha256)
+            return isinstance(found, StoredFile)
 
         return await self._database.read(still_there)
 
-    async def names(self, index: Namespace, sight: Sight) -> list[Name]:
-        """The private names that `page` would answer at this index, sorted; upstreams are not listed."""
-        shown = frozenset(project.path for project in self._tree.projects(index)) & sight.readable
 
-        def listed() -> list[Name]:
-            known = self._database.read_now(packages.all_facts)
-            return sorted(name for name, facts in known.items() if self._is_listed(index, name, facts, shown))
-
-        # Ten thousand names take a tenth of a second, and anybody may ask.
-        return await asyncio.to_thread(listed)
-
-    def _is_listed(
-        self, index: Namespace, name: Name, facts: NameFacts, shown: frozenset[NamespacePath]
-    ) -> bool:
-        # The cheap test first: `decide` for each of many thousand names would take seconds.
-        holders = [owned.project for owned in facts.owned if owned.kind == "files" and owned.project in shown]
-        if not holders or not index.is_root:
-            return bool(holders)
-        owner = owner_at_root(name, facts, self._tree)
-        return any(self._tree.owner(project) == owner for project in holders)
+def never_still(what: str) -> StoreUnavailable:
+    """What is raised after `ATTEMPTS` to answer for a name or file."""
+    return StoreUnavailable(f"{what} changes faster than it can be answered")
 
 
 def _trouble(error: UpstreamError) -> Trouble:

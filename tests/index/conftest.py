@@ -69,7 +69,8 @@ class House:
 
     async def names(self, index: str, caller: Caller = OWNER) -> list[str]:
         namespace = self.instance.snapshot.tree.find(index)
-        return [str(name) for name in await self.instance.index.names(namespace, self.sight(caller))]
+        listed = await self.instance.names.get(namespace, self.sight(caller))
+        return b"".join(listed.pieces()).decode().splitlines()
 
     def publish(self, project: str, filename: str, **about: Any) -> NewFile:
         return making.publish(self.instance.registry, NamespacePath(project), filename, **about)

@@ -16,6 +16,7 @@ from proxy.domain.namespaces import NamespacePath
 from proxy.errors import NoSuchNamespace, NotAuthenticated
 from proxy.index.answers import Borrowed
 from proxy.registry.packages import MANY_FILES, StoredFile, insert_file
+from proxy.storage.audit import By
 from proxy.storage.database import Change
 from tests.index.conftest import ALICE, OWNER, House, OpenHouse
 from tests.registry.making import new_file, wheel
@@ -447,7 +448,7 @@ async def test_a_files_answer_holds_while_that_file_is_there(house: House) -> No
     assert await index.file_holds(answer)
     tree = house.instance.snapshot.tree
     await house.instance.publisher.delete(
-        tree.find("acme/widgets"), answer.basis.asked.name, "1.0", caller=OWNER
+        tree.find("acme/widgets"), answer.basis.asked.name, "1.0", by=By(OWNER, house.instance.now())
     )
     assert not await index.file_holds(answer)
 
