@@ -17,13 +17,19 @@ from aiohttp.typedefs import Handler, Middleware
 from proxy.domain.access import Sight
 from proxy.domain.addresses import (
     Address,
+    Api,
     Base,
     Explain,
     File,
+    GitlabPackages,
     Health,
     Home,
+    JsonDocument,
     LegacyUpload,
     NameList,
+    OidcAudience,
+    OidcMint,
+    OwnPage,
     Place,
     ProjectPage,
     Ready,
@@ -37,9 +43,9 @@ from proxy.errors import NoSuchNamespace, OverlayError
 from proxy.index.instance import Instance
 from proxy.observe.logs import Logger, new_request_id
 from proxy.observe.redaction import redact
-from proxy.web import files, plain, problems, simple, upload
+from proxy.web import admin, files, gitlab, json_api, oidc, plain, problems, simple, upload
 from proxy.web.callers import Callers
-from proxy.web.notes import BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID, UNDER_WAY
+from proxy.web.notes import API, BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID, UNDER_WAY
 
 _READS = frozenset({"GET", "HEAD"})
 _EVERYWHERE = {
@@ -59,6 +65,9 @@ def build(instance: Instance, logger: Logger) -> web.Application:
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         address = parse(request.raw_path, instance.snapshot.tree)
+        request[API] = isinstance(address, Api | Explain | GitlabPackages) or (
+            isinstance(address, Unknown) and address.is_api
+        )
         return await _answer(request, address, instance, callers)
 
     app = web.Application(
@@ -78,6 +87,14 @@ async def _answer(
     match address:
         case Base() | LegacyUpload() if request.method == "POST":
             return await upload.upload(request, address, instance, callers)
+        case Api():
+            return await admin.api(request, address, instance, callers)
+        case GitlabPackages():
+            return await gitlab.packages(request, address, instance, callers)
+        case OidcMint() if request.method == "POST":
+            return await oidc.mint(request, instance, callers)
+        case OidcAudience() if reads:
+            return await oidc.audience(request, instance)
         case Home() if reads:
             return await plain.home(request, instance, callers)
         case Health() if reads:
@@ -90,6 +107,10 @@ async def _answer(
             return await simple.project_page(request, address, instance, callers)
         case NameList() if reads:
             return await simple.names(request, address, instance, callers)
+        case OwnPage() if reads:
+            return await simple.own_page(request, address, instance, callers)
+        case JsonDocument() if reads:
+            return await json_api.document(request, address, instance, callers)
         case File() if reads:
             return await files.file(request, address, instance, callers)
         case Redirect() if reads:
@@ -115,8 +136,9 @@ async def _nothing_here(
     root = Place(ROOT, instance.snapshot.tree.root)
     place = root if isinstance(address, Home) else getattr(address, "place", None)
     if place is None:
-        allowed = "POST" if isinstance(address, LegacyUpload) else "GET, HEAD"
-        return problems.plain(request, 405, f"this address takes {allowed}", {"Allow": allowed})
+        allowed = "POST" if isinstance(address, LegacyUpload | OidcMint) else "GET, HEAD"
+        message = f"this address takes {allowed}"
+        return problems.plain(request, 405, message, {"Allow": allowed}, is_api=request[API])
     found = instance.index.reach(place.path, place.namespace, sight)
     if isinstance(address, Base) and found.kind is Kind.PROJECT:
         message = f"{found.path} takes uploads here; its index is below simple/"
@@ -137,24 +159,27 @@ def _translated(logger: Logger) -> Middleware:
 
     @web.middleware
     async def translate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        is_api = request.path.startswith("/api/v1/")
         try:
             return await handler(request)
         except OverlayError as error:
             _break_off_if_begun(request, error)
-            return problems.answer_error(request, error, is_api=is_api)
+            return problems.answer_error(request, error, is_api=request.get(API, False))
         except web.HTTPException as error:
             headers = {}
             if isinstance(error, web.HTTPMethodNotAllowed):
                 headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-            return problems.plain(request, error.status, error.text or error.reason, headers, is_api=is_api)
+            return problems.plain(
+                request, error.status, error.text or error.reason, headers, is_api=request.get(API, False)
+            )
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
             # The outermost border: nothing may leave the process but a 500.
             logger.exception("request failed", request_id=request[REQUEST_ID])
             _break_off_if_begun(request, error)
-            return problems.plain(request, 500, "internal error; the log has the details", is_api=is_api)
+            return problems.plain(
+                request, 500, "internal error; the log has the details", is_api=request.get(API, False)
+            )
 
     return translate
 

@@ -9,7 +9,10 @@ from cachetools import LRUCache
 
 from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Sight, sight
 from proxy.domain.namespaces import NamespacePath
+from proxy.errors import NotAuthenticated
 from proxy.identity import credentials
+from proxy.identity.credentials import Presented
+from proxy.identity.oidc import looks_like_identity
 from proxy.index.instance import Instance
 from proxy.web.notes import CALLER
 
@@ -23,7 +26,7 @@ class Callers:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._sights: LRUCache[tuple[CallerKind, str, NamespacePath | None, frozenset[str]], Sight] = (
+        self._sights: LRUCache[tuple[CallerKind, str, tuple[NamespacePath, ...], frozenset[str]], Sight] = (
             LRUCache(_SIGHTS)
         )
 
@@ -32,23 +35,56 @@ class Callers:
 
         Raises:
             NotAuthenticated: there are credentials, and they are wrong.
+            Throttled: the same, after too many such requests.
+            IssuerUnavailable: there is an identity token that cannot be verified now.
         """
-        given = credentials.presented(tuple(request.headers.items()))
-        if given is None:
-            return ANONYMOUS
-        now = self._instance.now()
-        snapshot = self._instance.snapshot
-        caller = await self._instance.registry.read(
-            lambda connection: credentials.identify(connection, given, snapshot.tree, snapshot.users, now)
-        )
-        if caller.token is not None:
-            self._instance.last_use.note(caller.token, now)
+        text = ""
+        try:
+            given = credentials.presented(tuple(request.headers.items()))
+            if given is None:
+                return ANONYMOUS
+            text = given.text
+            caller = await self._recognise(given)
+        except NotAuthenticated as error:
+            self.failed(request, text, error.message)
+            raise
         request[CALLER] = caller
         return caller
 
+    async def _recognise(self, given: Presented) -> Caller:
+        instance = self._instance
+        now = instance.now()
+        tree, users, trust = instance.snapshot.tree, instance.snapshot.users, instance.issuers.trust
+        try:
+            caller = await instance.registry.read(
+                lambda connection: credentials.identify(connection, given, tree, users, trust, now)
+            )
+        except NotAuthenticated:
+            # Only now: a preset token may look like anything.
+            if not (instance.issuers.is_configured and looks_like_identity(given.text)):
+                raise
+            return await credentials.vouched(given, instance.issuers)
+        if caller.token is not None:
+            instance.last_use.note(caller.token, now)
+        return caller
+
+    def failed(self, request: web.Request, text: str, refusal: str) -> None:
+        """Note that what a request presented was wrong.
+
+        Args:
+            text: the token; empty where it could not be read.
+            refusal: what will be said.
+
+        Raises:
+            Throttled: instead of that, since there were too many such requests.
+        """
+        self._instance.throttle.failed(self.address(request), text, refusal)
+
     def sight(self, caller: Caller) -> Sight:
         """What the caller sees; callers of equal rights share one."""
-        key = (caller.kind, caller.name, caller.home, frozenset(map(str, caller.scopes)))
+        # Of names only a user's means anything: every run of a job has another.
+        name = caller.name if caller.kind is CallerKind.USER else ""
+        key = (caller.kind, name, caller.homes, frozenset(map(str, caller.scopes)))
         found = self._sights.get(key)
         if found is None:
             found = self._sights[key] = sight(caller, self._instance.snapshot.tree)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import web
 
-from proxy.cache.files import metadata_record
 from proxy.cache.transfers import Transfer
 from proxy.domain.addresses import File
-from proxy.errors import NoSuchFile, StorageError, StoreUnavailable
-from proxy.index.answers import Borrowed, FileAnswer
+from proxy.errors import NoSuchFile, StorageError
+from proxy.index.answers import ATTEMPTS, Borrowed, FileAnswer, never_still
 from proxy.index.instance import Instance
 from proxy.registry.packages import StoredFile
 from proxy.web import problems, replies
 from proxy.web.callers import Callers
 from proxy.web.notes import DECIDED
 
-_ATTEMPTS = 5
+_PROVENANCE = {
+    "Content-Type": "application/vnd.pypi.integrity.v1+json",
+    "Cache-Control": "private, max-age=600",
+}
+"""Attestations may be added later (PEP 740)."""
 
 
 async def file(
     request: web.Request, address: File, instance: Instance, callers: Callers
 ) -> web.StreamResponse:
-    """`B/files/{key}/{filename}` and `.metadata` beside it."""
+    """`B/files/{key}/{filename}`, and beside it `.metadata` and, for private files, `.provenance`."""
     sight = callers.sight(await callers.identify(request))
     index = instance.index.reach(address.place.path, address.place.namespace, sight)
     shown = address.filename + address.suffix
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         answer = await instance.index.file(index, sight, address.key, address.filename)
         if answer is None:
             raise NoSuchFile(f"no file {shown} at this address")
@@ -42,40 +44,74 @@ async def file(
         source = answer.source
         if source is None:
             return problems.refusal_of_file(request, answer.decision, answer.withheld, shown)
-        if address.suffix == ".provenance":
-            raise NoSuchFile(f"there is no provenance of {address.filename} here")
         if isinstance(source, StoredFile):
-            reply = await _ours(request, source, answer, instance, headers, is_metadata=bool(address.suffix))
+            reply = await _ours(request, source, address.suffix, answer, instance, headers)
+        elif address.suffix == ".metadata":
+            reply = await _metadata(request, source, answer, instance, headers)
+        elif address.suffix:
+            raise NoSuchFile(f"there is no {address.suffix[1:]} of {address.filename} here")
         else:
-            reply = await _borrowed(
-                request, source, answer, instance, headers, is_metadata=bool(address.suffix)
-            )
+            reply = await _borrowed(request, source, answer, instance, headers)
         if reply is not None:
             return reply
-    raise StoreUnavailable(f"{shown} changes faster than it can be answered")
+    raise never_still(shown)
 
 
 async def _ours(
     request: web.Request,
     stored: StoredFile,
+    suffix: str,
     answer: FileAnswer,
     instance: Instance,
     headers: dict[str, str],
-    *,
-    is_metadata: bool,
 ) -> web.StreamResponse | None:
-    """A private file; None where it changed while it was opened."""
-    digest = stored.metadata_sha256 if is_metadata else stored.sha256
+    """A private file or what lies beside it; None where it changed while it was opened."""
+    digest: str | None = stored.sha256
+    if suffix == ".metadata":
+        digest = stored.metadata_sha256
+    elif suffix == ".provenance":
+        digest = stored.provenance_sha256
+        headers |= _PROVENANCE
     if digest is None:
-        raise NoSuchFile(f"{stored.record.filename} has no metadata")
+        raise NoSuchFile(f"{stored.record.filename} has no {suffix[1:]}")
     try:
         opened = instance.objects.open(digest)
     except NoSuchFile:
         if await instance.index.file_holds(answer):
             raise
         return None
-    size = stored.size if not is_metadata else opened.seek(0, 2)
+    size = opened.seek(0, 2) if suffix else stored.size
     return await replies.file(request, opened, size, f'"{digest}"', headers)
+
+
+async def _metadata(
+    request: web.Request,
+    source: Borrowed,
+    answer: FileAnswer,
+    instance: Instance,
+    headers: dict[str, str],
+) -> web.StreamResponse | None:
+    """Core metadata of an upstream's file; None where the decision changed meanwhile."""
+    record = source.record
+    if not record.advertised:
+        raise NoSuchFile(f"{source.upstream} advertises no metadata of {record.filename}")
+    kept = instance.metadata.kept(source)
+    opened = None if kept is None else kept.open()
+    if kept is not None and opened is not None:
+        headers |= problems.decided(answer.decision, cache="hit")
+        return await replies.file(request, opened, kept.size, f'"{kept.sha256}"', headers)
+    found = await instance.metadata.read(source)
+    if not await instance.index.file_holds(answer):
+        return None
+    headers |= problems.decided(answer.decision, cache=found.status)
+    opened = None if found.kept is None else found.kept.open()
+    etag = f'"{found.sha256}"'
+    if opened is not None:
+        return await replies.file(request, opened, len(found.content), etag, headers)
+    response = replies.head(etag, len(found.content), headers)
+    if request.method != "HEAD":
+        response.body = found.content
+    return response
 
 
 async def _borrowed(
@@ -84,18 +120,12 @@ async def _borrowed(
     answer: FileAnswer,
     instance: Instance,
     headers: dict[str, str],
-    *,
-    is_metadata: bool,
 ) -> web.StreamResponse | None:
     """An upstream's file, from the cache or while it arrives; None where the decision changed meanwhile."""
     record = source.record
-    if is_metadata:
-        if not record.core_metadata:
-            raise NoSuchFile(f"{source.upstream} advertises no metadata of {record.filename}")
-        record = metadata_record(record)
     cached = instance.files.cached(record)
     if cached is not None:
-        whole = _open(cached.path)
+        whole = cached.open()
         if whole is not None:
             hit = {**headers, **problems.decided(answer.decision, cache="hit")}
             return await replies.file(request, whole, cached.size, f'"{cached.sha256}"', hit)
@@ -103,8 +133,15 @@ async def _borrowed(
     etag = f'"{record.sha256}"' if record.sha256 else None
     if etag is not None and replies.matches(request.headers.get("If-None-Match"), etag):
         return web.Response(status=304, headers={**headers, "ETag": etag})
-    if request.method == "HEAD" and record.size is not None:
-        return replies.head(etag, record.size, headers)
+    if request.method == "HEAD":
+        size = record.size
+        if size is None:
+            size = await instance.files.size_at(source.upstream, record)
+            if not await instance.index.file_holds(answer):
+                return None
+        if size is not None:
+            headers |= problems.decided(answer.decision, cache="fwd=uri-miss")
+            return replies.head(etag, size, headers)
     transfer = instance.files.join(source.upstream, record)
     with contextlib.ExitStack() as closing:
         opened: BinaryIO | None = None
@@ -140,11 +177,3 @@ async def _bypassed(
         if request.method == "HEAD":
             return replies.head(etag, passed.size, headers)
         return await replies.bypassing(request, passed, first, etag, headers)
-
-
-def _open(path: str) -> BinaryIO | None:
-    """Open a cached file; None where it was evicted since the look: then it is fetched like any other."""
-    try:
-        return Path(path).open("rb")
-    except OSError:
-        return None

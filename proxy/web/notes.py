@@ -13,6 +13,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 CALLER = web.RequestKey("caller", Caller)
 """Missing as long as, and where, no credentials were recognised."""
 DECIDED = web.RequestKey("decided", Decision)
+API = web.RequestKey("api", bool)
+"""The address is one of an API: its errors are always JSON (contract 10)."""
 FAILURE = web.RequestKey("failure", str)
 """Why the answer is no success, in a sentence."""
 BEGUN = web.RequestKey("begun", bool)

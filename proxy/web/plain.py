@@ -7,13 +7,14 @@ from html import escape
 from aiohttp import web
 
 from proxy.domain.access import ANONYMOUS, Action, Caller, CallerKind, Scope, may
-from proxy.domain.namespaces import NamespacePath
+from proxy.domain.addresses import place_named
 from proxy.domain.negotiate import wants_json_error
 from proxy.errors import InvalidForm, InvalidName, NoSuchName, NotAuthenticated, NotPermitted
 from proxy.index.explain import explain
 from proxy.index.instance import Instance
 from proxy.web import problems
 from proxy.web.callers import Callers
+from proxy.web.calls import answer as json_answer
 from proxy.web.notes import CLOSING, DECIDED
 
 
@@ -71,8 +72,8 @@ async def explain_name(request: web.Request, instance: Instance, callers: Caller
     if "name" not in query:
         raise InvalidForm("name is missing", hint="ask /api/v1/explain?index=/&name=requests")
     caller = await callers.identify(request)
-    path = NamespacePath(query.get("index", "/").strip("/"))
-    namespace = instance.index.reach(path, instance.snapshot.tree.get(path), callers.sight(caller))
+    place = place_named(query.get("index", "/"), instance.snapshot.tree)
+    namespace = instance.index.reach(place.path, place.namespace, callers.sight(caller))
     if "as" in query:
         caller = _act_as(caller, query["as"], instance)
         namespace = instance.index.reach(namespace.path, namespace, callers.sight(caller))
@@ -92,7 +93,7 @@ async def explain_name(request: web.Request, instance: Instance, callers: Caller
     request[DECIDED] = answer.decision
     if answer.decision.challenge and "as" not in query:
         raise NotAuthenticated("this name may be yours to read", hint="send credentials")
-    return web.json_response(answer.shape, headers=problems.NO_STORE)
+    return json_answer(answer.shape)
 
 
 def _act_as(caller: Caller, wanted: str, instance: Instance) -> Caller:

@@ -22,7 +22,10 @@ REALM = 'Basic realm="pypi-overlay", charset="UTF-8"'
 
 STATUSES: dict[type[errors.OverlayError], int] = {
     errors.InvalidInput: 400,
+    errors.NoLongerOffered: 410,
     errors.NotAuthenticated: 401,
+    errors.Throttled: 429,
+    errors.IssuerUnavailable: 503,
     errors.NotPermitted: 403,
     errors.NotFound: 404,
     errors.AlreadyExists: 400,
@@ -147,6 +150,8 @@ def answer_error(request: web.Request, error: errors.OverlayError, *, is_api: bo
         headers = decided(decision)
     if status == 401:
         headers["WWW-Authenticate"] = REALM
+    if isinstance(error, errors.Throttled):
+        headers["Retry-After"] = str(error.retry_after)
     if status in {502, 503, 504}:
         headers["Retry-After"] = "2"
     return plain(request, status, str(error), headers, is_api=is_api)

@@ -15,7 +15,7 @@ from proxy.cache.transfers import Bypass, Transfer
 from proxy.domain.decide import Decision, Word
 from proxy.domain.negotiate import Representation
 from proxy.errors import StorageError
-from proxy.index.variants import Variant
+from proxy.index.variants import StreamedVariant, Variant
 from proxy.web.problems import NO_STORE, decided
 
 _CHUNK = 256 << 10
@@ -49,19 +49,62 @@ def page(
     request: web.Request,
     variant: Variant,
     representation: Representation,
-    decision: Decision | None,
+    decision: Decision,
     *,
     status: str = "",
     client_max_age: timedelta = timedelta(0),
     is_public: bool = False,
 ) -> web.Response:
-    """A page or a list of names: 200, or 304 where the client has these bytes.
+    """A page: 200, or 304 where the client has these bytes.
 
     Args:
-        decision: None for lists.
         status: what the cache says.
         client_max_age: how long the client may keep an upstream page; others are asked for each time.
     """
+    return _tagged(request, variant, _TYPES[representation], decision, status, client_max_age, is_public)
+
+
+async def name_list(
+    request: web.Request,
+    variant: Variant | StreamedVariant,
+    representation: Representation,
+    *,
+    is_public: bool = False,
+) -> web.StreamResponse:
+    """A list of names, as `page`; a long one leaves while it is made, so its length is not told before."""
+    known = variant if isinstance(variant, Variant) else Variant(b"", variant.etag, variant.is_gzip)
+    whole = _tagged(request, known, _TYPES[representation], None, "", timedelta(0), is_public)
+    if isinstance(variant, Variant) or whole.status == 304 or request.method == "HEAD":
+        return whole
+    response = web.StreamResponse(headers=whole.headers)
+    await response.prepare(request)
+    async for piece in variant.pieces():
+        await response.write(piece)
+    return response
+
+
+def document(
+    request: web.Request,
+    variant: Variant,
+    decision: Decision,
+    *,
+    status: str = "",
+    client_max_age: timedelta = timedelta(0),
+    is_public: bool = False,
+) -> web.Response:
+    """A document of the JSON API, as `page`."""
+    return _tagged(request, variant, "application/json", decision, status, client_max_age, is_public)
+
+
+def _tagged(
+    request: web.Request,
+    variant: Variant,
+    content_type: str,
+    decision: Decision | None,
+    status: str,
+    client_max_age: timedelta,
+    is_public: bool,
+) -> web.Response:
     age = int(client_max_age.total_seconds()) if decision and decision.word is Word.UPSTREAM else 0
     headers = {
         "Cache-Control": f"private, max-age={age}, must-revalidate",
@@ -73,7 +116,7 @@ def page(
         headers |= decided(decision, cache=status)
     if matches(request.headers.get("If-None-Match"), variant.etag):
         return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = _TYPES[representation]
+    headers["Content-Type"] = content_type
     if variant.is_gzip:
         headers["Content-Encoding"] = "gzip"
     return web.Response(body=variant.body, headers=headers)
@@ -122,10 +165,10 @@ async def file(
             return part
         status, (first, length) = (200, (0, size)) if part is None else (206, part)
         sent = {
+            "Content-Type": "application/octet-stream",
             **headers,
             "ETag": etag,
             "Accept-Ranges": "bytes",
-            "Content-Type": "application/octet-stream",
             "Content-Length": str(length),
         }
         if part is not None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.domain.access import Sight
-from proxy.domain.addresses import NameList, ProjectPage, page_redirect, split_target
+from proxy.domain.addresses import NameList, OwnPage, ProjectPage, page_redirect, short_base, split_target
 from proxy.domain.decide import Asked, Word
 from proxy.domain.names import Name, parse_name
-from proxy.domain.namespaces import Namespace
+from proxy.domain.namespaces import ROOT, Kind, Namespace
 from proxy.domain.negotiate import Representation, negotiate, wants_gzip
 from proxy.domain.pages import Page, ProjectStatus, Status
-from proxy.errors import InvalidName, NoSuchName, StoreUnavailable
-from proxy.index.answers import PageAnswer
+from proxy.domain.screen import Screened
+from proxy.errors import InvalidName, NoSuchName, NoSuchNamespace
+from proxy.index.answers import ATTEMPTS, PageAnswer, never_still
 from proxy.index.instance import Instance
 from proxy.web import problems, replies
 from proxy.web.callers import Callers
 from proxy.web.notes import DECIDED
-
-_ATTEMPTS = 5
 
 
 async def project_page(
@@ -33,15 +32,16 @@ async def project_page(
         return redirect(location)
     representation, gzip = _negotiated(request)
     asked = Asked(index, name, sight)
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         answer = await instance.index.page(asked)
         request[DECIDED] = answer.decision
-        page = answer.screened.page
+        screened = answer.screened
         if not answer.is_served:
-            if not _is_own_project(answer, index, sight):
+            if not is_own_project(answer, index, sight):
                 return problems.refusal_of_page(request, answer.decision)
-            page = Page(name, (), (), ProjectStatus(Status.QUARANTINED, answer.decision.reason))
-        variant = await instance.variants.get(page, answer.token, representation, gzip=gzip)
+            status = ProjectStatus(Status.QUARANTINED, answer.decision.reason)
+            screened = Screened(Page(name, (), (), status))
+        variant = await instance.variants.get(screened, answer.token, representation, gzip=gzip)
         # Rendering may have waited, and a claim may have come meanwhile: the last look before the first byte.
         if await instance.index.holds(answer.basis):
             return replies.page(
@@ -53,10 +53,10 @@ async def project_page(
                 client_max_age=instance.snapshot.cache.client_max_age,
                 is_public=sight.anonymous,
             )
-    raise StoreUnavailable(f"{name} changes faster than it can be answered")
+    raise never_still(name)
 
 
-def _is_own_project(answer: PageAnswer, index: Namespace, sight: Sight) -> bool:
+def is_own_project(answer: PageAnswer, index: Namespace, sight: Sight) -> bool:
     """Whether a refusal is told as an empty, quarantined page: `uv publish --check-url` gives up at a 451 (4)."""
     return answer.decision.word in {Word.CLAIMED, Word.DENIED} and index.path in sight.publishes
 
@@ -64,22 +64,73 @@ def _is_own_project(answer: PageAnswer, index: Namespace, sight: Sight) -> bool:
 async def names(
     request: web.Request, address: NameList, instance: Instance, callers: Callers
 ) -> web.StreamResponse:
-    """`B/simple/`."""
+    """`B/simple/`; an error of 5xx where an upstream's names belong to it and never came."""
     sight = callers.sight(await callers.identify(request))
     index = instance.index.reach(address.place.path, address.place.namespace, sight)
     representation, gzip = _negotiated(request)
-    listed = await instance.index.names(index, sight)
-    variant = await instance.variants.of_names(listed, representation, gzip=gzip)
-    return replies.page(request, variant, representation, None, is_public=sight.anonymous)
+    listed = await instance.names.get(index, sight)
+    variant = instance.variants.of_names(listed, representation, gzip=gzip)
+    return await replies.name_list(request, variant, representation, is_public=sight.anonymous)
+
+
+async def own_page(
+    request: web.Request, address: OwnPage, instance: Instance, callers: Callers
+) -> web.StreamResponse:
+    """`B/+simple/{name}/` and `/legacy/+simple/{name}/`: the files of a project alone, always as HTML.
+
+    hatch looks here for what is published before it uploads; it asks for `*/*` and reads links with a simple
+    expression (protocol 3.3).
+    """
+    sight = callers.sight(await callers.identify(request))
+    project, base = _own_project(address, instance, sight)
+    name = _name(address.raw_name)
+    location = page_redirect(address.raw_name, address.slash, name, split_target(request.raw_path)[1])
+    if location is not None:
+        return redirect(location)
+    representation, gzip = Representation.HTML, takes_gzip(request)
+    for _ in range(ATTEMPTS):
+        answer = await instance.index.own_page(Asked(project, name, sight))
+        if answer is None:
+            raise NoSuchName(f"{project.path} has no files of {name}")
+        request[DECIDED] = answer.decision
+        page = answer.screened.page
+        variant = await instance.variants.get(Screened(page), "", representation, gzip=gzip, base=base)
+        if await instance.index.holds(answer.basis):
+            return replies.page(request, variant, representation, answer.decision, is_public=sight.anonymous)
+    raise never_still(name)
+
+
+def _own_project(address: OwnPage, instance: Instance, sight: Sight) -> tuple[Namespace, str]:
+    """The project whose own files are asked for, and the way from the page to the base that its links lead to.
+
+    Raises:
+        NotAuthenticated, NoSuchNamespace: as `Index.reach`; the latter also where there is no project.
+    """
+    if address.place is not None:
+        project = instance.index.reach(address.place.path, address.place.namespace, sight)
+        base = "../.."
+    else:
+        path = instance.snapshot.server.default_project or ROOT
+        project = instance.index.reach(path, instance.snapshot.tree.get(path), sight)
+        base = f"../../..{short_base(project)}"
+    if project.kind is Kind.GROUP:
+        raise NoSuchNamespace("there is no project here", hint="only a project has files of its own")
+    return project, base
 
 
 def _negotiated(request: web.Request) -> tuple[Representation, bool]:
-    def given(header: str) -> str:
-        # Several lines of one list are one list (RFC 9110 5.3).
-        return ", ".join(request.headers.getall(header, []))
+    representation = negotiate(_list_in(request, "Accept"), request.query.get("format"))
+    return representation, takes_gzip(request)
 
-    representation = negotiate(given("Accept"), request.query.get("format"))
-    return representation, wants_gzip(given("Accept-Encoding"))
+
+def takes_gzip(request: web.Request) -> bool:
+    """Whether the answer may be gzip."""
+    return wants_gzip(_list_in(request, "Accept-Encoding"))
+
+
+def _list_in(request: web.Request, header: str) -> str:
+    # Several lines of one list are one list (RFC 9110 5.3).
+    return ", ".join(request.headers.getall(header, []))
 
 
 def _name(raw: str) -> Name:

@@ -22,9 +22,10 @@ from proxy.errors import (
     OverlayError,
 )
 from proxy.index.instance import Instance
-from proxy.registry.publish import Sender, too_large
-from proxy.web import problems
+from proxy.registry.publish import too_large
+from proxy.storage.audit import By
 from proxy.web.callers import Callers
+from proxy.web.calls import answer
 from proxy.web.notes import REQUEST_ID
 
 _READ_ON = timedelta(minutes=10)
@@ -74,22 +75,18 @@ async def _receive(
     published = await instance.publisher.receive(
         _parts(request, limits.upload_idle_timeout),
         project=project,
-        caller=caller,
+        by=By(caller, instance.now(), callers.address(request), request[REQUEST_ID]),
         action=request.query.get(":action"),
-        sender=Sender(callers.address(request), request[REQUEST_ID]),
     )
-    return web.json_response(
-        {
-            "name": published.name,
-            "version": published.version,
-            "filename": published.filename,
-            "sha256": published.sha256,
-            "project": published.project,
-            "warnings": list(published.warnings),
-        },
-        status=201,
-        headers=problems.NO_STORE,
-    )
+    shape = {
+        "name": published.name,
+        "version": published.version,
+        "filename": published.filename,
+        "sha256": published.sha256,
+        "project": published.project,
+        "warnings": list(published.warnings),
+    }
+    return answer(shape, status=201 if published.is_new else 200)
 
 
 def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, callers: Callers) -> Namespace:
@@ -115,11 +112,11 @@ def _project(address: Base | LegacyUpload, caller: Caller, instance: Instance, c
         path, namespace = address.place.path, address.place.namespace
     if namespace is not None and namespace.path in sight.publishes:
         return namespace
-    if sight.anonymous and namespace is not None and namespace.path in sight.askable:
-        raise NotAuthenticated("publishing needs credentials")
     project = instance.index.reach(path, namespace, sight)
     if project.kind is Kind.GROUP:
         raise web.HTTPMethodNotAllowed("POST", ["GET", "HEAD"], text=not_a_project(project, instance, sight))
+    if sight.anonymous:
+        raise NotAuthenticated("publishing needs credentials")
     # `reach` let it pass, so the caller may read it: nothing lies below a project.
     raise NotPermitted(
         f"{caller.label} may not publish to {project.path}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.support.attestations import attest
 from tests.support.waiting import wait_until
 from tests.support.wheels import make_sdist, make_wheel
 from tests.web import forms
@@ -116,6 +118,16 @@ def test_a_cold_HEAD_of_a_file_whose_page_names_no_size_tells_it_too(asking: Hou
     offered = asking.offer(name)
     answer = asking.wire.head(address(offered))
     assert (answer.status, answer["Content-Length"]) == (200, str(len(offered.content)))
+    asked = [one.header("Range") for one in asking.upstream.asked_for(name) if "/packages/" in one.path]
+    assert asked == ["bytes=0-0"]
+
+
+def test_a_cold_HEAD_of_a_file_whose_size_nobody_names_still_succeeds(asking: House) -> None:
+    name = asking.name("up")
+    asking.upstream.add_project(name, form="html")
+    offered = asking.offer(name)
+    asking.upstream.fault("/packages/*/" + offered.filename, chunked=True, ignore_range=True)
+    assert asking.wire.head(address(offered)).status == 200
 
 
 def test_a_warm_HEAD_tells_size_and_ranges(house: House, stored: Stored) -> None:
@@ -293,11 +305,88 @@ def test_metadata_without_a_digest_are_passed_through(house: House) -> None:
     assert answer.text.startswith("Metadata-Version: 2.2\n")
 
 
-def test_metadata_that_upstream_does_not_advertise_are_404_and_not_asked_for(house: House) -> None:
-    offered = house.offer(core_metadata=False)
+@pytest.mark.parametrize("said", [{}, {"core_metadata": False}], ids=["advertised", "not"])
+def test_metadata_are_answered_like_files(house: House, said: dict[str, Any]) -> None:
+    offered = house.offer(size=LARGE, **said)
+    cold = metadata_of(offered, house)
+    warm = metadata_of(offered, house)
+    assert (cold["Cache-Status"], warm["Cache-Status"]) == (
+        "pypi-overlay; fwd=uri-miss; stored",
+        "pypi-overlay; hit",
+    )
+    tag = f'"{hashlib.sha256(warm.body).hexdigest()}"'
+    for answer in (cold, warm):
+        assert (answer.status, answer.body, answer["ETag"]) == (200, warm.body, tag)
+        assert answer["Content-Type"] == "application/octet-stream"
+        assert (answer["Cache-Control"], answer["X-Overlay-Decision"]) == (IMMUTABLE, "upstream")
+        assert answer["Access-Control-Allow-Origin"] == "*"
+    target = address(offered, beside=".metadata")
+    part = fetch(house, target, headers={"Range": "bytes=0-7"})
+    assert (part.status, part.body) == (206, b"Metadata")
+    assert fetch(house, target, headers={"If-None-Match": tag}).status == 304
+    head = house.wire.head(target)
+    assert (head.status, head.body, head["Content-Length"]) == (200, b"", str(len(warm.body)))
+
+
+@pytest.mark.parametrize(
+    ("said", "faults"),
+    [
+        ({"core_metadata": False}, {}),
+        ({}, {".metadata": {"status": 404}}),
+        ({"core_metadata": False}, {"": {"ignore_range": True}}),
+        ({"core_metadata": False}, {"": {"status": 501, "nth": 1}}),
+    ],
+    ids=["not advertised", "gone", "no ranges", "no ranges, and it says so"],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_metadata_that_the_upstream_lacks_are_taken_from_the_wheel(
+    house: House, said: dict[str, Any], faults: dict[str, dict[str, Any]], method: str
+) -> None:
+    offered = house.offer(size=LARGE, **said)
+    for suffix, fault in faults.items():
+        house.upstream.fault(f"/packages/*{offered.filename}{suffix}", **fault)
+    page = fetch(house, f"/open/simple/{offered.name}/", headers={"Accept": JSON})
+    assert page.json["files"][0]["core-metadata"]
+    answer = house.wire.send(method, address(offered, beside=".metadata"))
+    assert (answer.status, bool(answer.body)) == (200, method == "GET")
+    assert f"Name: {offered.name}\n" in metadata_of(offered, house).text
+
+
+def test_a_wheel_without_metadata_is_502_and_never_404(house: House) -> None:
+    name = house.name("up")
+    offered = Stored(name, "1.0", f"{name}-1.0-py3-none-any.whl", make_sdist(name, "1.0")[1])
+    house.upstream.add_file(name, offered.filename, offered.content)
+    for _ in range(2):
+        answer = metadata_of(offered, house)
+        assert (answer.status, answer["Cache-Control"]) == (502, "no-store")
+        assert answer["X-Overlay-Decision"] == "unavailable"
+        assert f"{offered.filename} of pypi has no usable metadata" in answer.text
+    # The file itself is what the page says it is.
+    assert fetch(house, address(offered)).body == offered.content
+
+
+@pytest.mark.parametrize("said", [{}, {"core_metadata": False}], ids=["advertised", "not"])
+@pytest.mark.parametrize(("status", "told"), [(503, 503), (429, 503), (500, 502)])
+def test_metadata_that_cannot_be_had_now_are_unavailable_until_the_wheel_is_here(
+    house: House, said: dict[str, Any], status: int, told: int
+) -> None:
+    offered = house.offer(**said)
+    house.upstream.fault(f"/packages/*{offered.filename}*", status=status)
+    answer = metadata_of(offered, house)
+    assert (answer.status, answer["Cache-Control"]) == (told, "no-store")
+    assert 1 <= int(answer["Retry-After"] or 99) <= 5
+    house.upstream.clear_faults()
+    fill(house, offered)
+    house.upstream.fault(f"/packages/*{offered.filename}*", status=status)
+    assert f"Name: {offered.name}\n" in metadata_of(offered, house).text
+
+
+def test_metadata_of_an_upstream_sdist_are_404_and_not_asked_for(house: House) -> None:
+    name = house.name("up")
+    offered = sdist(house, name, f"{name}-1.0.tar.gz")
     answer = metadata_of(offered, house)
     assert (answer.status, answer["X-Overlay-Decision"]) == (404, "upstream")
-    assert [one.path for one in house.upstream.asked_for(offered.name)] == [f"/simple/{offered.name}/"]
+    assert [one.path for one in house.upstream.asked_for(name)] == [f"/simple/{name}/"]
 
 
 @pytest.mark.parametrize("sdist", [False, True])
@@ -322,6 +411,24 @@ def test_metadata_of_a_private_sdist_that_its_build_may_change_are_not_advertise
     page = fetch(house, f"/open/simple/{name}/", headers={"Accept": JSON})
     assert not page.json["files"][0].get("core-metadata")
     assert "data-core-metadata" not in fetch(house, f"/open/simple/{name}/").text
+
+
+# Provenance
+
+
+def test_provenance_of_a_private_file_may_change_and_so_is_not_immutable(house: House) -> None:
+    mine = house.wheel(house.name())
+    field = forms.text("attestations", json.dumps([attest(mine.filename, mine.content)]))
+    parts = [*forms.fields(mine.filename, mine.content), forms.file(mine.filename, mine.content), field]
+    assert house.upload("open/tools", forms.encode(parts), token=house.owner).status == 201
+    target = address(mine, beside=".provenance")
+    answer = fetch(house, target)
+    assert (answer.status, answer.json["version"]) == (200, 1)
+    assert answer["Content-Type"] == "application/vnd.pypi.integrity.v1+json"
+    assert answer["Cache-Control"] == "private, max-age=600"
+    assert answer["X-Overlay-Decision"] == "private"
+    assert house.wire.head(target)["Content-Length"] == str(len(answer.body))
+    assert fetch(house, target, headers={"If-None-Match": answer["ETag"]}).status == 304
 
 
 # Files without sha256

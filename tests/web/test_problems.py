@@ -25,9 +25,12 @@ EXPECTED = {
     errors.InvalidFilename: 400,
     errors.InvalidForm: 400,
     errors.InvalidArchive: 400,
+    errors.NoLongerOffered: 410,
     errors.DigestMismatch: 400,
     errors.ConfigError: 500,
     errors.NotAuthenticated: 401,
+    errors.Throttled: 429,
+    errors.IssuerUnavailable: 503,
     errors.NotPermitted: 403,
     errors.NotFound: 404,
     errors.NoSuchNamespace: 404,
@@ -42,6 +45,7 @@ EXPECTED = {
     errors.UpstreamBusy: 503,
     errors.UpstreamFaulty: 502,
     errors.ContentMismatch: 502,
+    errors.RangesRefused: 502,
     errors.StorageError: 503,
     errors.DiskFull: 507,
     errors.StoreUnavailable: 503,
@@ -76,7 +80,7 @@ def test_every_exception_has_the_status_of_the_contract(kind: type[errors.Overla
     HTTPStatus(answer.status)
     assert answer.headers["Cache-Control"] == "no-store"
     assert ("WWW-Authenticate" in answer.headers) == (answer.status == 401)
-    assert (answer.headers.get("Retry-After") is not None) == (answer.status in {502, 503, 504})
+    assert (answer.headers.get("Retry-After") is not None) == (answer.status in {429, 502, 503, 504})
 
 
 @pytest.mark.parametrize("word", list(Word))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -9,11 +10,16 @@ import re
 import socket
 import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import proxy
+from tests.support.attestations import attest
 from tests.support.waiting import wait_until
 from tests.support.wheels import make_sdist, make_wheel
 from tests.web import forms
@@ -28,6 +34,7 @@ SKIPPED = (
     "was ever registered",
     "updating asset",
     "cannot be updated",
+    "overwrite artifact",
 )
 
 
@@ -91,6 +98,7 @@ def test_an_upload_succeeds_at_every_spelling_of_its_project(house: House, base:
         "project": PROJECT,
         "warnings": [],
     }
+    assert answer["Content-Type"] == "application/json"
     assert answer["Cache-Control"] == "no-store"
     file = house.wire.get(f"/{PROJECT}/files/{answer.json['sha256']}/{filename}")
     assert (file.status, file.body) == (200, content)
@@ -143,7 +151,8 @@ def test_empty_fields_and_UNKNOWN_count_as_absent_and_strangers_are_ignored(hous
     parts += [
         forms.text("never-heard-of", "x"),
         forms.text("provides_extras", "y"),
-        forms.text("attestations", "[]"),
+        forms.text("import_names", "z"),
+        forms.text("attestations", ""),
     ]
     parts.append(forms.file(stored.filename, stored.content))
     assert house.upload(PROJECT, forms.encode(parts), token=house.owner).status == 201
@@ -221,7 +230,7 @@ def changed(**fields: str | None) -> dict[str, str | None]:
     ("fields", "said"),
     [
         (changed(action=None), ":action"),
-        (changed(action="submit"), "unknown :action 'submit'"),
+        (changed(action="remove_pkg"), "unknown :action 'remove_pkg'"),
         (changed(protocol_version="2"), "protocol_version"),
         (changed(name=None), "lacks name"),
         (changed(version=None), "lacks version"),
@@ -239,7 +248,8 @@ def changed(**fields: str | None) -> dict[str, str | None]:
         (changed(name="another"), "not to another"),
         (changed(filetype=None), "filetype"),
         (changed(filetype="bdist_egg"), "filetype 'bdist_egg'"),
-        (changed(filetype="sdist"), "is no sdist"),
+        (changed(filetype="sdist", pyversion="source"), "is no sdist"),
+        (changed(filetype="sdist"), "pyversion 'py3'"),
         (changed(sha256_digest="abc"), "sha256_digest is not 64 hexadecimal digits"),
         (changed(md5_digest="g" * 32), "md5_digest is not 32 hexadecimal digits"),
         (changed(blake2_256_digest="0" * 63), "blake2_256_digest is not 64"),
@@ -251,6 +261,24 @@ def test_a_form_that_makes_no_sense_is_400(house: House, fields: dict[str, str |
     answer = house.upload(PROJECT, forms.upload(stored.filename, stored.content, **fields), token=house.owner)
     refused(answer, 400, said)
     assert page_of(house, stored.name) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("submit", "no longer registered"),
+        ("submit_pkg_info", "no longer registered"),
+        ("doc_upload", "documentation"),
+    ],
+)
+def test_what_indexes_used_to_do_is_410(house: House, action: str, said: str) -> None:
+    for target, fields in (
+        (f"/{PROJECT}/", [forms.text(":action", action)]),
+        (f"/{PROJECT}/?:action={action}", []),
+    ):
+        body = forms.encode([forms.text("name", "x"), forms.text("version", "1"), *fields])
+        answer = house.wire.send("POST", target, token=house.owner, headers=forms.FORM_TYPE, body=body)
+        refused(answer, 410, said, "upload the files of a release instead")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +357,7 @@ def test_a_body_that_is_no_form_is_400(house: House) -> None:
     refused(answer, 400)
 
 
-def test_a_form_without_its_end_is_400_and_leaves_nothing(house: House) -> None:
+def test_T_UP6_a_form_without_its_end_is_400_and_leaves_nothing(house: House) -> None:
     stored = house.wheel(house.name())
     parts = [*forms.fields(stored.filename, stored.content), forms.file(stored.filename, stored.content)]
     for body in (
@@ -389,13 +417,18 @@ def test_other_tags_builds_and_kinds_of_a_release_are_no_duplicates(house: House
     assert len(page_of(house, stored.name)) == 5
 
 
-def test_a_deleted_file_may_be_published_again(house: House) -> None:
+def test_T_UP5_a_deleted_file_may_be_published_again_and_the_audit_has_both(house: House) -> None:
     stored = house.publish(PROJECT)
     house.delete(PROJECT, stored.name)
     assert page_of(house, stored.name) == []
     content = make_wheel(stored.name, "1.0", modules={"x.py": "1"})[1]
     assert house.upload(PROJECT, forms.upload(stored.filename, content), token=house.owner).status == 201
     assert page_of(house, stored.name) == [stored.filename]
+    address = f"file:{house.server.data_dir / 'registry.sqlite'}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as registry:
+        query = "SELECT action FROM audit WHERE name = ? ORDER BY id"
+        actions = [row[0] for row in registry.execute(query, (stored.name,))]
+    assert actions == ["file.upload", "file.delete", "file.upload"]
 
 
 def test_of_racing_uploads_of_one_filename_exactly_one_succeeds(house: House) -> None:
@@ -418,6 +451,70 @@ def test_of_racing_uploads_of_one_filename_exactly_one_succeeds(house: House) ->
     digest = hashlib.sha256(winner).hexdigest()
     assert house.wire.get(f"/{PROJECT}/files/{digest}/{filename}").body == winner
     assert page_of(house, name) == [filename]
+
+
+ACCEPTING = "vault/safe"
+"""A project whose policy accepts identical uploads and rejects local versions."""
+
+
+def test_the_same_bytes_again_are_200_where_the_policy_accepts_them(house: House) -> None:
+    stored = house.publish(ACCEPTING)
+    again = house.upload(ACCEPTING, forms.upload(stored.filename, stored.content), token=house.owner)
+    assert (again.status, again["Content-Type"]) == (200, "application/json")
+    assert again.json == {
+        "name": stored.name,
+        "version": "1.0",
+        "filename": stored.filename,
+        "sha256": stored.sha256,
+        "project": ACCEPTING,
+        "warnings": ["these bytes are published; nothing was changed"],
+    }
+    other = make_wheel(stored.name, "1.0", modules={"x.py": "1"})[1]
+    answer = house.upload(ACCEPTING, forms.upload(stored.filename, other), token=house.owner)
+    refused(answer, 400, f"File already exists: {stored.filename}", duplicate=True)
+    file = house.wire.get(f"/{ACCEPTING}/files/{stored.sha256}/{stored.filename}")
+    assert file.body == stored.content
+
+
+def test_a_local_version_is_400_and_quoted_where_the_policy_rejects_them(house: House) -> None:
+    filename, content = make_wheel(house.name(), "1.0+acme")
+    answer = house.upload(ACCEPTING, forms.upload(filename, content), token=house.owner)
+    refused(answer, 400, "'1.0+acme' is a local version, which is not accepted here")
+    assert house.upload(PROJECT, forms.upload(filename, content), token=house.owner).status == 201
+
+
+# Attestations
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["as uv sends them", "as twine sends them"])
+def test_attestations_are_served_as_provenance(house: House, last: bool) -> None:
+    stored = house.wheel(house.name())
+    given = [attest(stored.filename, stored.content)]
+    field = forms.text("attestations", json.dumps(given))
+    file = forms.file(stored.filename, stored.content)
+    parts = [*forms.fields(stored.filename, stored.content), *([file, field] if last else [field, file])]
+    assert house.upload(PROJECT, forms.encode(parts), token=house.tokens["dan"]).status == 201
+    answer = house.wire.get(f"/{PROJECT}/files/{stored.sha256}/{stored.filename}.provenance")
+    assert answer.status == 200
+    assert answer.json == {
+        "version": 1,
+        "attestation_bundles": [
+            {"publisher": {"kind": "pypi-overlay", "user": "dan"}, "attestations": given}
+        ],
+    }
+
+
+def test_attestations_that_are_none_are_400_and_the_file_is_not_published(house: House) -> None:
+    stored = house.wheel(house.name())
+    for text, said in (
+        ("nonsense", "the field attestations cannot be read"),
+        ("[]", "the field attestations holds none"),
+        (json.dumps([attest(stored.filename, b"other")]), "another sha256"),
+        (json.dumps([attest("other-1.0-py3-none-any.whl", stored.content)]), "is about 'other-1.0"),
+    ):
+        body = forms.upload(stored.filename, stored.content, attestations=text)
+        refused(house.upload(PROJECT, body, token=house.owner), 400, said)
+    assert page_of(house, stored.name) == []
 
 
 # Size and space
@@ -463,6 +560,133 @@ def test_without_room_an_upload_is_507_at_once_but_only_for_those_who_may_publis
             answer = receive(connection)
         refused(answer, status, said)
         assert (house.logged(answer)["ms"] > 900) == (status != 507)
+
+
+# Every refusal that there is, in both forms: clients show the phrase or the body (protocol 3.2)
+
+UV_ACCEPTS = "application/json;q=0.9, text/plain;q=0.8, text/html;q=0.7"
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """An upload that is refused: to `target`, by `user`, with a wheel whose form was changed."""
+
+    status: int
+    said: str
+    target: str = f"/{PROJECT}/"
+    user: str | None = "owner"
+    fields: dict[str, str | None] = field(default_factory=dict)
+    more: tuple[forms.Part, ...] = ()
+    file: Callable[[str], tuple[str, bytes]] = lambda name: make_wheel(name, "1.0")
+    name: Callable[[House], str] = lambda house: house.name()
+    headers: dict[str, str] = field(default_factory=lambda: dict(forms.FORM_TYPE))
+    body: bytes | None = None
+
+    def send(self, house: House, accept: str) -> Answer:
+        filename, content = self.file(self.name(house))
+        fields = forms.fields(filename, content, **self.fields)
+        body = forms.encode([*fields, *self.more, forms.file(filename, content)])
+        tokens = {None: None, "owner": house.owner, "nobody": "pyo_pat_nonsense"}
+        token = tokens[self.user] if self.user in tokens else house.tokens[str(self.user)]
+        return house.wire.send(
+            "POST",
+            self.target,
+            token=token,
+            headers={**self.headers, "Accept": accept},
+            body=body if self.body is None else self.body,
+        )
+
+
+def owned_by(project: str) -> Callable[[House], str]:
+    """The name of a package that was published there just now."""
+    return lambda house: house.publish(project).name
+
+
+REFUSALS = [
+    Try(401, "publishing needs credentials", user=None),
+    Try(401, "these credentials are not valid", user="nobody"),
+    Try(401, "needs credentials", "/acme/widgets/", user=None),
+    Try(403, "may not publish to open/tools", user="rita"),
+    Try(403, "belongs to another project of acme", "/acme/widgets/", "dan", name=owned_by("acme/sandbox")),
+    Try(403, "belongs to the instance", user="dan", name=owned_by("default")),
+    Try(403, "reserved by another group", user="dan", name=lambda house: house.name("acme-")),
+    Try(404, "there is no group or project", "/acme/widgets/", "otto"),
+    Try(404, "there is no group or project", "/nowhere/", "dan"),
+    Try(405, "open is a group", "/open/"),
+    Try(405, "open is a group", "/open/", user=None),
+    Try(405, "publish to /open/tools/", "/open/tools/simple/"),
+    Try(410, "no longer registered", fields={"action": "submit"}),
+    Try(410, "documentation is not hosted", fields={"action": "doc_upload"}),
+    Try(413, "limit of", file=lambda name: (f"{name}-1.0-py3-none-any.whl", b"x" * (MAX_FILE + 1))),
+    Try(400, "multipart/form-data", headers={"Content-Type": "text/plain"}),
+    Try(400, "not a well-formed multipart form", body=b"nothing of a form"),
+    Try(400, "form within", more=(forms.text("x", "", Content_Type="multipart/mixed; boundary=y"),)),
+    Try(400, "has no name", more=(forms.Part('nothing="x"', b""),)),
+    Try(400, "'x' is encoded", more=(forms.text("x", "y", Content_Encoding="gzip"),)),
+    Try(400, "'name' stands twice", more=(forms.text("name", "x"),)),
+    Try(400, "'summary' must be text", more=(forms.file("x", b"y", name="summary"),)),
+    Try(400, "'summary' is not UTF-8", more=(forms.text("summary", b"\xff"),)),
+    Try(400, "over 1 MiB", more=(forms.text("summary", "x" * ((1 << 20) + 1)),)),
+    Try(400, "more than 2000 fields", more=(forms.text("classifiers", "x"),) * 2001),
+    Try(400, "one file", more=(forms.file("x", b"y"),)),
+    Try(400, "has no file", body=forms.encode(forms.fields("x-1.0-py3-none-any.whl", b""))),
+    Try(400, "unknown :action", fields={"action": "x"}),
+    Try(400, "unknown protocol_version", fields={"protocol_version": "2"}),
+    Try(400, "lacks name and version", fields={"name": None, "version": None}),
+    Try(400, "not a valid project name", fields={"name": "a b"}),
+    Try(400, "'x' is not a valid version", fields={"version": "x"}),
+    Try(400, "is a local version", f"/{ACCEPTING}/", file=lambda name: make_wheel(name, "1.0+a")),
+    Try(400, "filetype 'x'", fields={"filetype": "x"}),
+    Try(400, "pyversion 'x'", fields={"filetype": "sdist", "pyversion": "x"}),
+    Try(400, "is no sdist", fields={"filetype": "sdist", "pyversion": None}),
+    Try(400, "not 64 hexadecimal digits", fields={"sha256_digest": "x"}),
+    Try(400, "does not match the file", fields={"sha256_digest": "0" * 64}),
+    Try(400, "not to another", fields={"name": "another"}),
+    Try(400, "says version 1.0, the form 2.0", fields={"version": "2.0"}),
+    Try(
+        400,
+        "not the filename of",
+        fields={"version": "1.0"},
+        file=lambda name: (f"{name}-1.0.egg", b"x"),
+    ),
+    Try(400, "not a valid wheel filename", file=lambda name: (f"{name}-1.0-x.whl", b"x")),
+    Try(400, "but the filename says", file=lambda name: make_wheel(name, "1.0", metadata_name="other")),
+    Try(400, "", file=lambda name: (make_wheel(name, "1.0")[0], b"no zip")),
+    Try(400, "", file=lambda name: (make_sdist(name, "1.0")[0], b"no gzip")),
+    Try(400, "holds none", fields={"attestations": "[]"}),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal.status} {refusal.said}")
+def test_every_refusal_is_readable_in_every_client(house: House, refusal: Try) -> None:
+    answer = refusal.send(house, "*/*")
+    refused(answer, refusal.status, refusal.said)
+    told = refusal.send(house, UV_ACCEPTS)
+    assert told["Content-Type"] == "application/json"
+    assert set(told.json) == {"code", "message", "title"}
+    assert told.json["code"] == f"{refusal.status} {told.json['message']}"
+    assert refusal.said in told.json["message"]
+    assert told.reason == told.json["message"][:300].strip()
+    assert not [words for words in SKIPPED if words in told.text.lower()]
+    for each in (answer, told):
+        assert ("WWW-Authenticate" in each.headers) == (refusal.status == 401)
+        assert ("Allow" in each.headers) == (refusal.status == 405)
+        assert each["Location"] is None
+
+
+def test_only_a_real_duplicate_says_what_clients_take_for_one() -> None:
+    """No text that an answer may hold has the phrases but one: what no test drives cannot have them either."""
+    found = []
+    program = Path(proxy.__file__).parent
+    for path in sorted(program.rglob("*.py")):
+        if path.relative_to(program).parts[0] in {"cli", "config"}:
+            continue
+        tree = ast.parse(path.read_text())
+        remarks = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in remarks:
+                found += [(path.name, node.value) for words in SKIPPED if words in node.value.lower()]
+    assert found == [("packages.py", "File already exists: ")]
 
 
 # The order of checks: each refusal stands before all that follow
@@ -550,7 +774,7 @@ def test_a_name_of_the_instance_is_403_without_the_role_there(house: House) -> N
 # Slow and broken bodies
 
 
-def test_a_body_that_stands_still_is_given_up_and_leaves_nothing(house: House) -> None:
+def test_T_UP6_a_body_that_stands_still_is_given_up_and_leaves_nothing(house: House) -> None:
     stored = house.wheel(house.name(), size=500_000)
     body = forms.upload(stored.filename, stored.content)
     head = [
