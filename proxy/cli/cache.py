@@ -74,7 +74,9 @@ def purge(invocation: Invocation, names: tuple[str, ...], everything: bool, yes:
 
     async def act(instance: Instance) -> Purged:
         wanted = None if everything else [parse_name(name) for name in names]
-        return purge_cache(instance.pages, instance.files, wanted)
+        return purge_cache(
+            instance.pages, instance.upstream_documents, instance.files, instance.known_names, wanted
+        )
 
     purged = run(invocation, act)
     if invocation.json:

@@ -16,6 +16,7 @@ from proxy.domain.namespaces import NamespacePath
 from proxy.domain.policy import Rule
 from proxy.index.instance import Instance
 from proxy.registry import claims as registry
+from proxy.storage.audit import By
 
 
 @click.group(cls=Branch)
@@ -87,7 +88,7 @@ def release(invocation: Invocation, tenant: NamespacePath, name: str, yes: bool)
         tree = instance.snapshot.tree
         owner = registry.find_tenant(tree, tenant)
         give_free = partial(
-            registry.release, tree=tree, owner=owner, wanted=name, who=OPERATOR, now=instance.now()
+            registry.release, tree=tree, owner=owner, wanted=name, by=By(OPERATOR, instance.now())
         )
         released = await instance.registry.change(give_free)
         return released, tree.reserved(owner, released)

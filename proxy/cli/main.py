@@ -22,7 +22,7 @@ _COMMANDS = {
     "config": ("proxy.cli.configuration", "configuration", "Check the configuration file."),
     "explain": ("proxy.cli.serving", "explain", "Say what an index answers for a name, and why."),
     "token": ("proxy.cli.tokens", "tokens", "Make, list and revoke tokens."),
-    "package": ("proxy.cli.packages", "packages", "List, show and delete private packages."),
+    "package": ("proxy.cli.packages", "packages", "List, show, delete, yank and mark private packages."),
     "claim": ("proxy.cli.claims", "claims", "List claimed names; give tombstoned ones free."),
     "namespace": ("proxy.cli.namespaces", "namespaces", "List groups and projects; drop what left the file."),
     "cache": ("proxy.cli.cache", "cache", "Show and empty the cache of upstream pages and files."),

@@ -18,6 +18,7 @@ from proxy.index.instance import Instance
 from proxy.registry import namespaces as registry
 from proxy.registry.packages import Removed
 from proxy.storage import audit
+from proxy.storage.audit import By
 from proxy.storage.database import Change
 
 
@@ -85,13 +86,9 @@ def drop(invocation: Invocation, path: NamespacePath, yes: bool) -> None:
 
 
 def _drop(change: Change, *, instance: Instance, path: NamespacePath) -> Removed:
-    removed = registry.drop(change, instance.snapshot.tree, path, instance.now())
+    by = By(OPERATOR, instance.now())
+    removed = registry.drop(change, instance.snapshot.tree, path, by.at)
     audit.record(
-        change.connection,
-        at=instance.now(),
-        action="namespace.drop",
-        who=OPERATOR,
-        namespace=path,
-        detail={"files": list(removed.filenames)},
+        change.connection, by, "namespace.drop", namespace=path, detail={"files": list(removed.filenames)}
     )
     return removed

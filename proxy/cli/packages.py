@@ -1,4 +1,4 @@
-"""`package`: list, show and delete what is published here."""
+"""`package`: list and show what is published here, delete it, yank releases, give packages a status."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from proxy.cli.options import NAMESPACE, Branch, Invocation, may_ask, pass_invoc
 from proxy.cli.output import Item
 from proxy.domain.access import OPERATOR
 from proxy.domain.names import parse_name
-from proxy.domain.namespaces import ROOT, NamespacePath, is_within
+from proxy.domain.namespaces import ROOT, NamespacePath
+from proxy.domain.pages import Status
 from proxy.index.instance import Instance
-from proxy.registry.packages import Removed, list_packages, show_package
+from proxy.registry import marks
+from proxy.registry.listing import list_packages, show_package
+from proxy.registry.packages import Removed
+from proxy.storage.audit import By
 
 
 @click.group(cls=Branch)
 def packages() -> None:
-    """List, show and delete private packages."""
+    """List, show, delete, yank and mark private packages."""
 
 
 @packages.command("list", short_help="List published packages.")
@@ -34,9 +38,9 @@ def list_all(invocation: Invocation, namespace: NamespacePath) -> None:
     """  # noqa: D301
 
     async def act(instance: Instance) -> list[Item]:
-        path = instance.snapshot.tree.find(namespace).path
-        found = await instance.registry.read(list_packages)
-        return [item for item in found if is_within(str(item["project"]), path)]
+        tree = instance.snapshot.tree
+        projects = [project.path for project in tree.projects(tree.find(namespace))]
+        return [*await instance.registry.read(partial(list_packages, projects=projects))]
 
     output.print_items(
         invocation,
@@ -131,7 +135,7 @@ def delete(
             parse_name(name),
             version,
             filename,
-            caller=OPERATOR,
+            by=By(OPERATOR, instance.now()),
         )
 
     removed = run(invocation, act)
@@ -142,3 +146,76 @@ def delete(
         click.echo(f"deleted {deleted}")
     if removed.tombstone:
         output.tell(f"{name} has no files left and stays claimed")
+
+
+@packages.command("yank", short_help="Yank a release, or undo it.")
+@click.argument("project", type=NAMESPACE)
+@click.argument("name")
+@click.argument("version")
+@click.option("--reason", metavar="R", help="Shown to whoever installs the release all the same.")
+@click.option("--undo", is_flag=True, help="Take the mark away.")
+@pass_invocation
+def yank(
+    invocation: Invocation, project: NamespacePath, name: str, version: str, reason: str | None, undo: bool
+) -> None:
+    """Yank the release VERSION of the package NAME in PROJECT.
+
+    Resolvers leave a yanked release out unless it is asked for exactly, as lock files do; nothing is deleted.
+
+    \b
+    pypi-overlay package yank acme/widgets widgets 1.0 --reason "loses data"
+    pypi-overlay package yank acme/widgets widgets 1.0 --undo
+    """  # noqa: D301
+    if undo and reason is not None:
+        raise click.UsageError("--undo takes no --reason")
+
+    async def act(instance: Instance) -> Item:
+        found, wanted = find_project(instance.snapshot.tree, project).path, parse_name(name)
+        by = By(OPERATOR, instance.now())
+        yanked: str | bool = False
+        if undo:
+            take_away = partial(marks.unyank, project=found, name=wanted, version=version, by=by)
+            await instance.registry.change(take_away)
+        else:
+            mark = partial(marks.yank, project=found, name=wanted, version=version, reason=reason, by=by)
+            yanked = await instance.registry.change(mark)
+        return {"project": found, "name": wanted, "version": version, "yanked": yanked}
+
+    marked = run(invocation, act)
+    if invocation.json:
+        output.print_json(marked)
+    else:
+        output.tell(f"{marked['name']} {version} is {'no longer yanked' if undo else 'yanked'}")
+
+
+@packages.command("status", short_help="Say how it stands with a package.")
+@click.argument("project", type=NAMESPACE)
+@click.argument("name")
+@click.argument("status", type=click.Choice([str(status) for status in Status]))
+@click.option("--reason", metavar="R", help="Shown to whoever asks for the package.")
+@pass_invocation
+def set_status(
+    invocation: Invocation, project: NamespacePath, name: str, status: str, reason: str | None
+) -> None:
+    """Set the STATUS of the package NAME in PROJECT.
+
+    archived packages take no more files; quarantined ones neither take nor serve any, and their name stays
+    claimed; deprecated ones are marked as such.
+
+    \b
+    pypi-overlay package status acme/widgets widgets deprecated --reason "use gears"
+    pypi-overlay package status acme/widgets widgets active
+    """  # noqa: D301
+
+    async def act(instance: Instance) -> Item:
+        found, wanted = find_project(instance.snapshot.tree, project).path, parse_name(name)
+        by = By(OPERATOR, instance.now())
+        mark = partial(marks.set_status, project=found, name=wanted, status=status, reason=reason, by=by)
+        said = await instance.registry.change(mark)
+        return {"project": found, "name": wanted, "status": str(said.status), "reason": said.reason}
+
+    marked = run(invocation, act)
+    if invocation.json:
+        output.print_json(marked)
+    else:
+        output.tell(f"{marked['name']} is {status}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
 import click
 
@@ -12,12 +13,12 @@ from proxy.cli import output
 from proxy.cli.opening import find_project, run
 from proxy.cli.options import DURATION, NAMESPACE, Branch, Invocation, may_ask, pass_invocation
 from proxy.domain.access import OPERATOR, Scope
-from proxy.domain.namespaces import NamespacePath, Tree
-from proxy.errors import NotFound
-from proxy.identity.tokens import TokenKind, TokenRow, list_tokens, mint, revoke, shape
+from proxy.domain.namespaces import Namespace, NamespacePath, Tree
+from proxy.identity import management
+from proxy.identity.management import Wanted
+from proxy.identity.tokens import TokenKind, TokenRow, list_tokens, shape
 from proxy.index.instance import Instance
-from proxy.storage import audit
-from proxy.storage.database import Change
+from proxy.storage.audit import By
 
 
 @click.group(cls=Branch)
@@ -68,28 +69,23 @@ def create(
     _check_options(kind, scopes, name, username)
 
     async def act(instance: Instance) -> tuple[str, TokenRow]:
-        tree = instance.snapshot.tree
-        if user is not None and user not in instance.snapshot.users:
-            raise NotFound(f"there is no user {user[:80]!a}", hint="users stand in the configuration file")
-        home = _home(tree, deploy, job)
-        now = instance.now()
-
-        def make(change: Change) -> tuple[str, TokenRow]:
-            text, row = mint(
-                change,
-                kind=kind,
-                name=name,
-                created_at=now,
-                created_by=OPERATOR.label,
-                scopes=scopes,
-                user=user,
-                namespace=home,
-                username=username,
-                expires_at=None if expires is None else now + expires,
-            )
-            _record(change, instance, "token.create", row)
-            return text, row
-
+        snapshot, now = instance.snapshot, instance.now()
+        wanted = Wanted(
+            kind=kind,
+            user=user,
+            namespace=_home(snapshot.tree, deploy, job),
+            name=name,
+            username=username,
+            scopes=scopes,
+            expires_at=None if expires is None else now + expires,
+        )
+        make = partial(
+            management.create,
+            wanted=wanted,
+            tree=snapshot.tree,
+            users=snapshot.users,
+            by=By(OPERATOR, now),
+        )
         return await instance.registry.change(make)
 
     text, row = run(invocation, act)
@@ -136,10 +132,10 @@ def _check_options(kind: TokenKind, scopes: tuple[str, ...], name: str, username
         raise click.UsageError(f"--username is not for {kind} tokens: they take any user name")
 
 
-def _home(tree: Tree, deploy: NamespacePath | None, job: NamespacePath | None) -> NamespacePath | None:
+def _home(tree: Tree, deploy: NamespacePath | None, job: NamespacePath | None) -> Namespace | None:
     if deploy is not None:
-        return tree.find(deploy).path
-    return None if job is None else find_project(tree, job).path
+        return tree.find(deploy)
+    return None if job is None else find_project(tree, job)
 
 
 @tokens.command("list", short_help="List all tokens.")
@@ -178,11 +174,12 @@ def revoke_one(invocation: Invocation, token_id: int, yes: bool) -> None:
     output.confirm(f"Revoke token {token_id} for good?", yes=yes or not sys.stdin.isatty())
 
     async def act(instance: Instance) -> TokenRow:
-        def end(change: Change) -> TokenRow:
-            row = revoke(change, token_id, instance.now())
-            _record(change, instance, "token.revoke", row)
-            return row
-
+        end = partial(
+            management.revoke,
+            token_id=token_id,
+            tree=instance.snapshot.tree,
+            by=By(OPERATOR, instance.now()),
+        )
         return await instance.registry.change(end)
 
     row = run(invocation, act)
@@ -190,20 +187,3 @@ def revoke_one(invocation: Invocation, token_id: int, yes: bool) -> None:
         output.print_json(shape(row))
     else:
         output.tell(f"token {row.id} is revoked since {shape(row)['revoked_at']}")
-
-
-def _record(change: Change, instance: Instance, action: str, row: TokenRow) -> None:
-    audit.record(
-        change.connection,
-        at=instance.now(),
-        action=action,
-        who=OPERATOR,
-        namespace=row.namespace,
-        detail={
-            "id": row.id,
-            "kind": str(row.kind),
-            "user": row.user,
-            "name": row.name,
-            "scopes": [str(scope) for scope in row.scopes],
-        },
-    )

@@ -9,15 +9,23 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
+from proxy.archive.sandbox import Sandbox
+from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.files import Files
+from proxy.cache.known_names import KnownNames
 from proxy.cache.pages import Pages
 from proxy.config.compile import file_of
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import StorageError
 from proxy.identity import tokens
+from proxy.identity.oidc import Issuers, Trust
+from proxy.identity.throttle import Throttle
 from proxy.identity.tokens import LastUse
 from proxy.index.answers import Index
+from proxy.index.documents import Documents
 from proxy.index.instance import Instance
+from proxy.index.metadata import Metadata
+from proxy.index.names import NameLists
 from proxy.index.variants import Variants
 from proxy.registry import namespaces
 from proxy.registry.publish import Publisher
@@ -27,6 +35,7 @@ from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
 from proxy.storage.objects import DiskObjects
 from proxy.upstream.client import Upstream
+from proxy.upstream.issuers import IssuerDocuments
 
 
 def utc_now() -> datetime:
@@ -87,12 +96,20 @@ def open_instance(
         name: Upstream(settings, max_page_size=snapshot.limits.max_page_size, user_agent=agent)
         for name, settings in snapshot.upstreams.items()
     }
+    issuer_documents = IssuerDocuments(agent)
+    issuers = Issuers(snapshot.oidc, Trust(snapshot.tree, snapshot.oidc), issuer_documents, now)
     objects = DiskObjects(layout)
+    sandbox = Sandbox()
     pages = Pages(layout, cache, upstreams, snapshot.cache, now)
     files = Files(layout, cache, upstreams, snapshot.cache, now)
+    upstream_documents = UpstreamDocuments(layout, upstreams, snapshot.cache, now)
+    metadata = Metadata(files, upstreams, now)
+    known_names = KnownNames(layout, locks, upstreams, now)
+    index = Index(snapshot.tree, registry, pages)
     if serving:
         objects.clear_incoming()
         files.recover()
+        issuers.prepare()
     return Instance(
         snapshot=snapshot,
         layout=layout,
@@ -102,21 +119,37 @@ def open_instance(
         upstreams=upstreams,
         objects=objects,
         pages=pages,
+        upstream_documents=upstream_documents,
         files=files,
-        index=Index(snapshot.tree, registry, pages),
-        variants=Variants(),
-        publisher=Publisher(registry, objects, snapshot.tree, snapshot.limits, now),
+        metadata=metadata,
+        known_names=known_names,
+        index=index,
+        names=NameLists(snapshot.tree, registry, known_names),
+        variants=Variants(snapshot.server.external_url),
+        documents=Documents(index, upstream_documents, metadata, objects),
+        sandbox=sandbox,
+        publisher=Publisher(registry, objects, sandbox, snapshot.tree, snapshot.limits, now),
         last_use=LastUse(),
+        issuers=issuers,
+        issuer_documents=issuer_documents,
+        throttle=Throttle(snapshot.limits.failed_logins, now),
+        version=program_version(),
+        started_at=now(),
         now=now,
     )
 
 
 async def close_instance(instance: Instance) -> None:
     """End transfers and background work, write what waits in memory, close everything."""
+    await instance.sandbox.close()
+    await instance.metadata.close()
     await instance.files.close()
     await instance.pages.close()
+    await instance.known_names.close()
+    await instance.upstream_documents.close()
     for upstream in instance.upstreams.values():
         await upstream.close()
+    await instance.issuer_documents.close()
     if instance.last_use.is_waiting:
         await instance.registry.change(instance.last_use.flush)
     instance.registry.close()

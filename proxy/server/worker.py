@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import resource
 import signal
 import socket
 import ssl
 import sys
+from collections.abc import Coroutine
 
 import uvloop
 from aiohttp import web
@@ -19,6 +21,7 @@ from proxy.config.compile import file_of
 from proxy.domain.snapshot import Snapshot, TlsSettings
 from proxy.errors import ConfigError, OverlayError, Problem, StorageError
 from proxy.index.instance import Instance
+from proxy.index.names import upstreams_listed
 from proxy.observe.logs import Logger, bridge_standard_logging, make_logger
 from proxy.server.assembly import admit_owner, close_instance, open_instance, program_version
 from proxy.web.app import build
@@ -32,6 +35,8 @@ _LOOK = 0.05
 """Seconds between looks whether they have ended."""
 _FLUSH = 10.0
 """Seconds between writings of what gathers in memory."""
+_LOOK_AT_LISTS = 30.0
+"""Seconds between looks whether a kept list of names is due."""
 _BACKLOG = 1024
 """Connections that the system may hold until they are accepted."""
 _PROBE = 1.0
@@ -62,6 +67,9 @@ def serve(snapshot: Snapshot, *, listen: str | None = None) -> None:
         text = admit_owner(instance, os.environ.get(OWNER_TOKEN))
         if text is not None:
             _tell_owner(text, instance, logger)
+        # What was made so far stays for good. To walk over all of it in search of garbage, as Python does now and
+        # then, would hold up every request for 50 ms. Nor is it done once here: starting leaves hardly any.
+        gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(instance, listen or snapshot.server.listen, logger))
     finally:
@@ -97,10 +105,20 @@ async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = build(instance, logger)
-    # A client that goes away ends its own reading; what it set going (a transfer, a commit) goes on.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=False, shutdown_timeout=_LATE_GRACE)
+    # A client that goes away ends its own reading; what it set going (a transfer, a commit) goes on. No client
+    # packs its bodies, so nothing is unpacked: it would be a way in for bombs, and for noise in the log.
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=False,
+        shutdown_timeout=_LATE_GRACE,
+        auto_decompress=False,
+    )
     await runner.setup()
-    gathering = asyncio.create_task(_write_what_gathers(instance, logger))
+    background = [
+        asyncio.create_task(watched(_write_what_gathers(instance, logger), logger)),
+        asyncio.create_task(watched(_keep_lists_fresh(instance), logger)),
+    ]
     try:
         address = await _listen(runner, listen, instance.snapshot)
         listening = f"listening on {address}"
@@ -111,9 +129,10 @@ async def _serve(instance: Instance, listen: str, logger: Logger) -> None:
         await _ended(app[UNDER_WAY])
     finally:
         await runner.cleanup()
-        gathering.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await gathering
+        for task in background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await close_instance(instance)
         logger.info("stopped")
 
@@ -215,6 +234,15 @@ def _tls(settings: TlsSettings | None, file: str) -> ssl.SSLContext | None:
     return context
 
 
+async def watched(work: Coroutine[None, None, None], logger: Logger) -> None:
+    """Do background work. What breaks it off is told at once, and harms neither serving nor an orderly end."""
+    try:
+        await work
+    except Exception:
+        # Whatever it is, it is a bug: trouble that can be expected is dealt with inside.
+        logger.exception("background work broke off")
+
+
 async def _write_what_gathers(instance: Instance, logger: Logger) -> None:
     while True:
         await asyncio.sleep(_FLUSH)
@@ -223,3 +251,11 @@ async def _write_what_gathers(instance: Instance, logger: Logger) -> None:
                 await instance.registry.change(instance.last_use.flush)
             except OverlayError as error:
                 logger.warning("last uses of tokens could not be written", error=str(error))
+
+
+async def _keep_lists_fresh(instance: Instance) -> None:
+    """Have the lists of names that some index needs, before anybody asks, and anew when they are due."""
+    listed = upstreams_listed(instance.snapshot.tree)
+    while listed:
+        await instance.known_names.refresh(listed)
+        await asyncio.sleep(_LOOK_AT_LISTS)
