@@ -1,4 +1,8 @@
-"""Fixtures for all tests: a fake upstream, servers, and clients with an empty home."""
+"""Fixtures for all tests: a fake upstream, servers, and clients with an empty home; in which order tests run.
+
+Properties are tried on few examples, so that everybody waits little; CI tries them once on many, by
+`--hypothesis-profile thorough`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,30 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.support.clients import Client
 from tests.support.server import OverlayServer
 from tests.support.upstream import FakeUpstream
+
+HERE = Path(__file__).parent
+
+settings.register_profile("quick", max_examples=50)
+settings.register_profile("thorough", max_examples=500)
+settings.load_profile("quick")
+
+LONG_ONES = ("clients", "faults", "server", "cli", "protocol", "web", "properties")
+"""Directories with modules that take long. They go first: the short ones fill up what is left at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests in order by their directory; within one they keep theirs."""
+
+    def place(item: pytest.Item) -> int:
+        directory = item.path.relative_to(HERE).parts[0]
+        return LONG_ONES.index(directory) if directory in LONG_ONES else len(LONG_ONES)
+
+    items.sort(key=place)
 
 
 class Serve(Protocol):

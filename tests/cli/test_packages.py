@@ -88,3 +88,59 @@ def test_a_former_path_leads_to_the_project(filled: Site) -> None:
 def test_what_is_not_there_is_refused(filled: Site, arguments: tuple[str, ...], said: str) -> None:
     assert said in filled.refused("package", *arguments)
     assert len(filled.items("package", "list")) == 2
+
+
+def test_a_release_is_yanked_and_the_mark_taken_away(filled: Site) -> None:
+    yank = ("package", "yank", "acme/widgets", "Widgets", "v1")
+    marked = filled.json(*yank, "--reason", " loses data ")
+    assert marked == {"project": "acme/widgets", "name": "widgets", "version": "v1", "yanked": "loses data"}
+
+    def yanked() -> list[object]:
+        shown = filled.json("package", "show", "acme/widgets", "widgets")
+        return [release["yanked"] for release in shown["releases"]]
+
+    assert yanked() == [False, "loses data"]
+    assert filled.json(*yank)["yanked"] is True
+    assert yanked() == [False, True]
+    said = filled.run(*yank, "--undo")
+    assert (said.exit_code, said.stdout, said.stderr) == (0, "", "widgets v1 is no longer yanked\n")
+    assert filled.json(*yank, "--undo")["yanked"] is False
+    assert yanked() == [False, False]
+    assert filled.audited()[-1] == ("package.unyank", "owner", "acme/widgets", "widgets")
+
+
+def test_a_package_is_given_a_status(filled: Site) -> None:
+    status = ("package", "status", "acme/widgets", "widgets")
+    assert filled.json(*status, "quarantined", "--reason", "malware") == {
+        "project": "acme/widgets",
+        "name": "widgets",
+        "status": "quarantined",
+        "reason": "malware",
+    }
+    assert filled.json("package", "show", "acme/widgets", "widgets")["status"] == "quarantined"
+    assert filled.items("package", "list", "acme")[0]["status"] == "quarantined"
+    assert filled.run(*status, "active").stderr == "widgets is active\n"
+    assert filled.items("package", "list", "acme")[0]["status"] == "active"
+    assert filled.audited()[-1] == ("package.status", "owner", "acme/widgets", "widgets")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("yank", "acme/widgets", "widgets", "3.0"), 1, "acme/widgets has no such release of widgets"),
+        (("yank", "acme/widgets", "gadgets", "1.0"), 1, "acme/widgets has no files of gadgets"),
+        (("yank", "acme/widgets", "widgets", "new"), 1, "'new' is not a valid version"),
+        (("yank", "acme", "widgets", "1.0"), 1, "acme is a group"),
+        (("yank", "acme/widgets", "widgets", "1.0", "--reason", "a\nb"), 1, "the reason is not valid"),
+        (
+            ("yank", "acme/widgets", "widgets", "1.0", "--undo", "--reason", "x"),
+            2,
+            "--undo takes no --reason",
+        ),
+        (("status", "acme/widgets", "widgets", "gone"), 2, "'gone' is not one of"),
+        (("status", "acme/widgets", "gadgets", "archived"), 1, "acme/widgets has no files of gadgets"),
+        (("status", "acme/nothing", "widgets", "archived"), 1, "there is no group or project"),
+    ],
+)
+def test_marks_that_cannot_be_given(filled: Site, arguments: tuple[str, ...], status: int, said: str) -> None:
+    assert said in filled.refused("package", *arguments, status=status)

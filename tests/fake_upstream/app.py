@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -67,6 +68,7 @@ class FakeUpstream:
         self._files: dict[str, File] = {}
         self._counts: dict[str, int] = {}
         self._received: list[Received] = []
+        self._replaced = asyncio.Event()
 
     def load(self, said: Mapping[str, Any], directory: Path) -> None:
         """Put a scenario in force. Raises ScenarioError, and then the old one stays."""
@@ -98,6 +100,8 @@ class FakeUpstream:
             await asyncio.to_thread(self.load, said, Path())
         except ScenarioError as error:
             return web.Response(status=400, text=str(error))
+        self._replaced.set()
+        self._replaced = asyncio.Event()
         return web.Response(status=204)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
@@ -106,6 +110,8 @@ class FakeUpstream:
         fault = self._fault(request.method, request.path)
         if fault.delay:
             await asyncio.sleep(fault.delay)
+        while fault.hold and self._is_held(request.method, request.path):
+            await self._replaced.wait()
         if fault.hang and fault.truncate is None:
             await asyncio.Event().wait()  # until the client goes: the handler is cancelled then
         if fault.drop:
@@ -121,6 +127,9 @@ class FakeUpstream:
                 if fault.strikes(count):
                     joined = joined.joined(fault)
         return joined
+
+    def _is_held(self, method: str, path: str) -> bool:
+        return any(fault.hold and fault.matches(method, path) for fault in self._scenario.faults)
 
     def _answer(self, request: web.Request, fault: Fault) -> Answer:
         if fault.html_error:
@@ -138,6 +147,8 @@ class FakeUpstream:
             return self._root(request)
         if page := re.fullmatch(r"/simple/([^/]+)(/?)", request.path):
             return self._page(request, page[1], page[2] == "/", fault)
+        if document := re.fullmatch(r"/pypi/([^/]+)(?:/([^/]+))?/json", request.path):
+            return self._document(request, document[1], document[2], fault)
         return self._file(request, fault)
 
     def _admitted(self, request: web.Request) -> bool:
@@ -168,6 +179,15 @@ class FakeUpstream:
         kind = pages.representation(request.headers.get("Accept", ""), project.settings)
         body = pages.project_page(project, kind, fault.link_base or self.base)
         return self._negotiated(request, kind, body)
+
+    def _document(self, request: web.Request, spelling: str, version: str | None, fault: Fault) -> Answer:
+        project = self._scenario.projects.get(normalised(fault.as_project or spelling))
+        body = None
+        if project is not None and project.settings.json_api:
+            body = pages.document(project, version, self.base)
+        if body is None:
+            return Answer(404, {"Content-Type": "application/json"}, b'{"message": "Not Found"}')
+        return self._negotiated(request, "application/json", body)
 
     def _negotiated(self, request: web.Request, kind: str, body: bytes) -> Answer:
         settings = self._scenario.settings
@@ -258,7 +278,7 @@ async def _send(request: web.Request, answer: Answer, fault: Fault) -> web.Strea
     if fault.gzip_bomb is not None:
         response.headers["Content-Encoding"] = "gzip"
         body = pages.bomb(fault.gzip_bomb)
-    elif fault.chunked:
+    elif fault.chunked or fault.endless:
         response.enable_chunked_encoding()
     elif answer.status != 304:
         response.content_length = answer.size
@@ -269,6 +289,8 @@ async def _send(request: web.Request, answer: Answer, fault: Fault) -> web.Strea
         whole = answer.size if answer.file is None else answer.file.length
         offset = whole // 2 if fault.alter is True else fault.alter % whole
         body = _altered(body, offset - answer.first)
+    if fault.endless:
+        body = itertools.chain(body, itertools.repeat(bytes(CHUNK)))
     with contextlib.suppress(ConnectionError):
         async for chunk in _paced(_cut(body, fault.truncate), fault.rate):
             await response.write(chunk)

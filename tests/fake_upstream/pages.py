@@ -1,4 +1,4 @@
-"""Pages of the simple API as PyPI writes them: project pages and the root list, JSON and HTML.
+"""Pages as PyPI writes them: project pages and the root list, JSON and HTML, and documents of the JSON API.
 
 Sources: the simple repository API specification, PEP 503, 592, 629, 658, 691, 700, 714, 740, 792; from PyPI
 itself: nulls for what is missing, the misspelt `data-dist-info-metadata`, both attributes in HTML.
@@ -13,6 +13,7 @@ import html
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from email.parser import BytesParser
 from typing import Any
 from urllib.parse import quote
 
@@ -63,19 +64,89 @@ def project_page(project: Project, kind: str, base: str) -> bytes:
 
 def root_page(projects: Iterable[Project], kind: str, settings: Settings) -> bytes:
     """Write the list of all projects by name; a quarantined one is left out."""
-    listed = sorted((one for one in projects if one.status != "quarantined"), key=lambda one: one.name)
+    shown = {one.name: one.display_name for one in projects if one.status != "quarantined"}
+    shown |= {name: name for name in map("made-up-{:07}".format, range(settings.names))}
+    listed = sorted(shown.items())
     if kind == JSON_TYPE:
         meta = {"_last-serial": SERIAL, "api-version": settings.api_version}
-        names = [{"_last-serial": SERIAL, "name": project.display_name} for project in listed]
+        names = [{"_last-serial": SERIAL, "name": spelling} for _, spelling in listed]
         return json.dumps({"meta": meta, "projects": names}).encode()
-    anchors = (
-        f'    <a href="/simple/{project.name}/">{html.escape(project.display_name)}</a>' for project in listed
-    )
+    anchors = (f'    <a href="/simple/{name}/">{html.escape(spelling)}</a>' for name, spelling in listed)
     head = (
         f'<meta name="pypi:repository-version" content="{settings.api_version}"><title>Simple index</title>'
     )
     body = "\n".join(anchors)
     return f"<!DOCTYPE html>\n<html>\n  <head>{head}</head>\n  <body>\n{body}\n  </body>\n</html>\n".encode()
+
+
+def document(project: Project, version: str | None, base: str) -> bytes | None:
+    """Write the JSON API's document of a project, or of one of its versions; None where it has no such version."""
+    shown = version or next((file.version for file in reversed(project.files) if file.yanked is False), None)
+    files = [file for file in project.files if file.version == shown]
+    if not files:
+        return None
+    said = BytesParser().parsebytes(files[0].metadata or b"")
+    about = f"{base}/project/{project.name}/"
+    info = {
+        "author": said["Author"],
+        "author_email": said["Author-Email"] or "",
+        "bugtrack_url": None,
+        "classifiers": said.get_all("Classifier", []),
+        "description": said.get_payload() or "",
+        "description_content_type": said["Description-Content-Type"],
+        "docs_url": None,
+        "downloads": {"last_day": -1, "last_month": -1, "last_week": -1},
+        "home_page": said["Home-Page"] or "",
+        "keywords": said["Keywords"] or "",
+        "license": said["License"],
+        "name": project.display_name,
+        "package_url": about,
+        "platform": "",
+        "project_url": about,
+        "project_urls": None,
+        "release_url": f"{about}{shown}/",
+        "requires_dist": said.get_all("Requires-Dist"),
+        "requires_python": said["Requires-Python"],
+        "summary": said["Summary"],
+        "version": shown,
+        "yanked": files[0].yanked is not False,
+        "yanked_reason": files[0].yanked if isinstance(files[0].yanked, str) else None,
+        **project.info,
+    }
+    whole: dict[str, Any] = {
+        "info": info,
+        "last_serial": SERIAL,
+        "urls": [_document_file(file, project.settings, base) for file in files],
+        "vulnerabilities": list(project.vulnerabilities),
+    }
+    if version is None:
+        releases: dict[str, list[dict[str, Any]]] = {}
+        for file in project.files:
+            entry = _document_file(file, project.settings, base)
+            releases.setdefault(file.version, []).append(entry)
+        whole["releases"] = releases
+    return json.dumps(whole, sort_keys=True).encode()
+
+
+def _document_file(file: File, settings: Settings, base: str) -> dict[str, Any]:
+    wheel = file.filename.endswith(".whl")
+    return {
+        "comment_text": f"about {file.filename}",
+        "digests": dict(file.digests),
+        "downloads": -1,
+        "filename": file.filename,
+        "has_sig": False,
+        "md5_digest": file.digests["md5"],
+        "packagetype": "bdist_wheel" if wheel else "sdist",
+        "python_version": "py3" if wheel else "source",
+        "requires_python": file.requires_python,
+        "size": file.length,
+        "upload_time": (file.upload_time or "")[:19] or None,
+        "upload_time_iso_8601": file.upload_time,
+        "url": _link(file, settings, base),
+        "yanked": file.yanked is not False,
+        "yanked_reason": file.yanked if isinstance(file.yanked, str) else None,
+    }
 
 
 def etag(encoded: bytes) -> str:

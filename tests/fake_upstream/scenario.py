@@ -52,7 +52,8 @@ class Settings:
     username, password: Basic credentials asked for everywhere. hashes: which digests pages name, of sha256,
     md5, blake2b_256. size, upload_time, core_metadata: whether pages name them (JSON; the last in both).
     relative_links: `../../packages/…` in place of absolute addresses. etag, gzip: whether pages have a
-    validator, and are compressed on request. api_version: what pages claim.
+    validator, and are compressed on request. api_version: what pages claim. json_api: whether there is one.
+    names: so many made-up names (`made-up-0000012`) stand on the root list besides the projects.
     """
 
     form: str = "both"
@@ -67,6 +68,8 @@ class Settings:
     etag: bool = True
     gzip: bool = True
     api_version: str = "1.4"
+    json_api: bool = True
+    names: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """One project: its display name, files, PEP 792 status, versions without files, own settings."""
+    """One project: its display name, files, PEP 792 status, versions without files, own settings.
+
+    info, vulnerabilities: what the documents of the JSON API say over and in place of the files' own metadata.
+    """
 
     name: str
     display_name: str
@@ -112,6 +118,8 @@ class Project:
     status: str = "active"
     status_reason: str | None = None
     versions: Sequence[str] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+    vulnerabilities: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +134,12 @@ class Fault:
     redirect, redirect_status: to this address. as_project: another project's page. gzip_bomb: a page of so many
     bytes unpacked. hang: no answer until the client goes. drop: the connection closes.
 
-    With the answer. delay: seconds before it. rate: bytes per second of its body. truncate: so many bytes of
-    the body, then the connection closes (with `hang`: it stays open and silent). alter: a byte of the file is
-    wrong, at this offset, or in the middle for true. link_base: file links begin with this in place of this
-    server's address. chunked: no Content-Length. ignore_range: 200 for a range. headers: set, or null: left out.
+    With the answer. delay: seconds before it. hold: it waits until no fault of the scenario holds it any more.
+    rate: bytes per second of its body. truncate: so many bytes of the body, then the connection closes (with
+    `hang`: it stays open and silent). alter: a byte of the file is wrong, at this offset, or in the middle for
+    true. link_base: file links begin with this in place of this server's address. chunked: no Content-Length.
+    endless: chunked, and zeros for ever behind the body. ignore_range: 200 for a range. headers: set, or null:
+    left out.
     """
 
     path: str
@@ -149,11 +159,13 @@ class Fault:
     hang: bool = False
     drop: bool = False
     delay: float = 0.0
+    hold: bool = False
     rate: int | None = None
     truncate: int | None = None
     alter: bool | int = False
     link_base: str | None = None
     chunked: bool = False
+    endless: bool = False
     ignore_range: bool = False
     headers: Mapping[str, str | None] | None = None
 

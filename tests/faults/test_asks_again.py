@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.faults.conftest import Background, address, published
+from tests.faults.conftest import TOKEN, Background, address, published
 from tests.support.server import OverlayServer
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
@@ -16,9 +16,6 @@ from tests.support.wheels import make_wheel
 from tests.web.wire import JSON, Answer, Wire
 
 numbers = itertools.count(1)
-
-DELAY = 0.8
-"""Seconds for which the upstream keeps the server waiting; in these a publication commits."""
 
 
 @dataclass
@@ -36,8 +33,13 @@ class Case:
 
     def publish_and_delete(self) -> None:
         self.publish()
-        done = self.server.run("package", "delete", "acme/widgets", self.name, "--yes")
-        assert done.returncode == 0, done.stderr
+        target = f"/api/v1/packages/acme%2Fwidgets/{self.name}"
+        done = Wire(self.server.url).send("DELETE", target, token=TOKEN)
+        assert done.status == 204, done
+
+    def let_go(self) -> None:
+        """End the wait for what the upstream holds."""
+        self.upstream.clear_faults()
 
     def upstream_file(self, index: str) -> str:
         return address(self.filename, self.content, index)
@@ -74,13 +76,14 @@ ROUTES = [page, file, metadata]
 def test_a_publication_during_the_wait_for_the_page_counts(
     case: Case, background: Background, route: Callable[[Case, str], str], method: str
 ) -> None:
-    case.upstream.fault(f"/simple/{case.name}/", delay=DELAY)
+    case.upstream.fault(f"/simple/{case.name}/", hold=True)
     asking = {
         index: background.call(case.get, route(case, index), method)
         for index in ("", "/acme", "/acme/sandbox")
     }
     case.upstream.await_requests(f"/simple/{case.name}/")
     case.publish()
+    case.let_go()
     answers = {index: future.result() for index, future in asking.items()}
     for index in ("", "/acme"):
         answer = answers[index]
@@ -96,12 +99,12 @@ def test_a_publication_during_the_wait_for_the_page_counts(
 
 
 def test_a_tombstone_that_came_during_the_wait_counts(case: Case, background: Background) -> None:
-    # The command that deletes takes a second or two.
-    case.upstream.fault(f"/simple/{case.name}/", delay=5)
+    case.upstream.fault(f"/simple/{case.name}/", hold=True)
     asking = {route: background.call(case.get, route(case, "/acme")) for route in ROUTES}
     case.upstream.await_requests(f"/simple/{case.name}/")
     case.publish_and_delete()
     assert not any(future.done() for future in asking.values())
+    case.let_go()
     for route, future in asking.items():
         answer = future.result()
         assert (answer["X-Overlay-Decision"] or "").startswith('claimed;rule="tombstone')
@@ -109,11 +112,12 @@ def test_a_tombstone_that_came_during_the_wait_counts(case: Case, background: Ba
 
 
 def test_explain_tells_what_is_so_when_it_answers(case: Case, background: Background) -> None:
-    case.upstream.fault(f"/simple/{case.name}/", delay=DELAY)
+    case.upstream.fault(f"/simple/{case.name}/", hold=True)
     target = f"/api/v1/explain?index=acme&name={case.name}"
     asking = background.call(case.get, target)
     case.upstream.await_requests(f"/simple/{case.name}/")
     case.publish()
+    case.let_go()
     assert asking.result().json["decision"] == "private"
 
 
@@ -125,7 +129,7 @@ def test_a_publication_before_the_first_byte_of_a_file_counts(
     """The page was answered long ago; the file itself is on its way, and nothing of it has arrived."""
     assert case.get(page(case, "")).status == 200
     suffix = ".metadata" if route is metadata else ".whl"
-    case.upstream.fault(f"/packages/*{suffix}", delay=DELAY)
+    case.upstream.fault(f"/packages/*{suffix}", hold=True)
     case.upstream.reset_requests()
     asking = {
         index: background.call(case.get, route(case, index), method)
@@ -137,6 +141,7 @@ def test_a_publication_before_the_first_byte_of_a_file_counts(
         return
     case.upstream.await_requests("/packages/")
     case.publish()
+    case.let_go()
     statuses = {index: future.result().status for index, future in asking.items()}
     assert statuses == {"": 404, "/acme": 404, "/acme/sandbox": 403}
     assert all(case.content not in future.result().body for future in asking.values())
@@ -144,20 +149,22 @@ def test_a_publication_before_the_first_byte_of_a_file_counts(
 
 def test_a_head_that_waits_for_the_size_is_decided_anew(case: Case, background: Background) -> None:
     case.upstream.change_project(case.name, size=False)
-    case.upstream.fault("/packages/*.whl", delay=DELAY)
+    case.upstream.fault("/packages/*.whl", hold=True)
     asking = background.call(case.get, file(case, "/acme/sandbox"), "HEAD")
     case.upstream.await_requests("/packages/")
     case.publish()
+    case.let_go()
     assert asking.result().status == 403
 
 
 def test_bytes_that_arrived_for_a_name_that_is_claimed_now_are_served_nowhere(
     case: Case, background: Background
 ) -> None:
-    case.upstream.fault("/packages/*.whl", delay=DELAY)
+    case.upstream.fault("/packages/*.whl", hold=True)
     asking = background.call(case.get, file(case, ""))
     case.upstream.await_requests("/packages/")
     case.publish()
+    case.let_go()
     assert asking.result().status == 404
     # The transfer went on to its end, and the file lies in the cache.
     kept = case.server.data_dir / "cache" / "files"

@@ -6,6 +6,7 @@ No test may fill a real disk, so the system limits the size of every file that t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -152,70 +153,83 @@ def test_what_is_passed_through_is_verified_all_the_same(
         assert_incomplete(answer, len(content))
 
 
+@contextlib.contextmanager
+def unwritable(directory: Path) -> Iterator[None]:
+    """Put a file where a directory should be: nothing can be written below it."""
+    aside = directory.with_name(f"{directory.name}.aside")
+    directory.rename(aside)
+    directory.write_text("no directory")
+    try:
+        yield
+    finally:
+        directory.unlink()
+        aside.rename(directory)
+
+
+@pytest.fixture(scope="module")
+def roomy(
+    upstream_of_module: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OverlayServer]:
+    """Give a server that may write whatever its disk takes."""
+    limits = {"limits": {"max_file_size": 1 << 62}}
+    with make_server(upstream_of_module, tmp_path_factory.mktemp("roomy"), limits) as server:
+        yield server
+
+
 @pytest.mark.parametrize("size", [1_000, 400_000])
 def test_where_nothing_at_all_can_be_written_files_pass_from_the_first_byte(
-    upstream: FakeUpstream, tmp_path: Path, size: int
+    roomy: OverlayServer, upstream: FakeUpstream, size: int
 ) -> None:
-    filename, content = make_wheel("gears", "1.0", size=size)
-    bad, bad_content = make_wheel("cogs", "1.0", size=size)
-    upstream.add_file("gears", filename, content)
-    upstream.add_file("cogs", bad, bad_content)
+    filename, content = make_wheel(f"gears{next(numbers)}", "1.0", size=size)
+    bad, bad_content = make_wheel(f"cogs{next(numbers)}", "1.0", size=size)
+    upstream.add_file(filename.split("-")[0], filename, content)
+    upstream.add_file(bad.split("-")[0], bad, bad_content)
     upstream.fault(f"/packages/*{bad}", alter=True)
-    with make_server(upstream, tmp_path) as server:
-        partial = server.data_dir / "cache" / "partial"
-        partial.rmdir()
-        partial.write_text("where a directory should be, nothing can be written")
-        wire = Wire(server.url)
+    wire = Wire(roomy.url)
+    with unwritable(roomy.data_dir / "cache" / "partial"):
         got = wire.get(address(filename, content))
         assert (got.status, got.body) == (200, content)
         assert got["Cache-Status"] == "pypi-overlay; fwd=uri-miss"
         assert got["ETag"] == f'"{sha256(content)}"'
-        assert_incomplete(outcome(server, address(bad, bad_content)), len(bad_content))
-        partial.unlink()
-        partial.mkdir()
-        assert wire.get(address(filename, content)).body == content
-        wait_until(
-            lambda: list(server.data_dir.glob(f"cache/files/*/{sha256(content)}")), what="the file to be kept"
-        )
+        assert_incomplete(outcome(roomy, address(bad, bad_content)), len(bad_content))
+    assert wire.get(address(filename, content)).body == content
+    wait_until(
+        lambda: list(roomy.data_dir.glob(f"cache/files/*/{sha256(content)}")), what="the file to be kept"
+    )
 
 
-def test_a_page_that_cannot_be_kept_is_shown(upstream: FakeUpstream, tmp_path: Path) -> None:
-    upstream.add_file("gears", *make_wheel("gears", "1.0"))
-    with make_server(upstream, tmp_path) as server:
-        pages = server.data_dir / "cache" / "pages-v1"
-        pages.rmdir()
-        pages.write_text("where a directory should be, nothing can be kept")
-        wire = Wire(server.url)
+def test_a_page_that_cannot_be_kept_is_shown(roomy: OverlayServer, upstream: FakeUpstream) -> None:
+    upstream.add_file("shown", *make_wheel("shown", "1.0"))
+    with unwritable(roomy.data_dir / "cache" / "pages-v1"):
         for _ in range(2):
-            assert "gears-1.0" in wire.get("/simple/gears/").text
-        assert len(upstream.asked_for("gears")) == 2
+            assert "shown-1.0" in Wire(roomy.url).get("/simple/shown/").text
+    assert len(upstream.asked_for("shown")) == 2
 
 
 def test_an_upload_that_is_larger_than_what_is_free_is_refused_at_once(
-    upstream: FakeUpstream, tmp_path: Path
+    roomy: OverlayServer, tmp_path: Path
 ) -> None:
     """Not one byte of the body is sent: Content-Length alone is enough, and the client need not wait."""
     room = os.statvfs(tmp_path)
     length = room.f_blocks * room.f_frsize + 1
-    with make_server(upstream, tmp_path, {"limits": {"max_file_size": 1 << 62}}) as server:
-        wire = Wire(server.url)
+    wire = Wire(roomy.url)
 
-        def head(authorization: str) -> bytes:
-            lines = [
-                "POST /acme/widgets/ HTTP/1.1",
-                "Host: x",
-                f"Content-Length: {length}",
-                f"Content-Type: {FORM_TYPE['Content-Type']}",
-                *([f"Authorization: Bearer {authorization}"] if authorization else []),
-            ]
-            return "\r\n".join([*lines, "", ""]).encode()
+    def head(authorization: str) -> bytes:
+        lines = [
+            "POST /acme/widgets/ HTTP/1.1",
+            "Host: x",
+            f"Content-Length: {length}",
+            f"Content-Type: {FORM_TYPE['Content-Type']}",
+            *([f"Authorization: Bearer {authorization}"] if authorization else []),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode()
 
-        with socket.create_connection(wire.address, 10) as connection:
-            connection.sendall(head(TOKEN))
-            answer = receive(connection)
-        assert answer.status == 507
-        assert "no room for this upload" in answer.text
-        # 401 comes first; but a client that goes on sending is read on, so here it only must not be 507.
-        body = upload(*make_wheel("gears", "1.0"))
-        denied = wire.send("POST", "/acme/widgets/", headers=FORM_TYPE, body=body)
-        assert denied.status == 401
+    with socket.create_connection(wire.address, 10) as connection:
+        connection.sendall(head(TOKEN))
+        answer = receive(connection)
+    assert answer.status == 507
+    assert "no room for this upload" in answer.text
+    # 401 comes first; but a client that goes on sending is read on, so here it only must not be 507.
+    body = upload(*make_wheel("gears", "1.0"))
+    denied = wire.send("POST", "/acme/widgets/", headers=FORM_TYPE, body=body)
+    assert denied.status == 401

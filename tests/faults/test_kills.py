@@ -98,6 +98,26 @@ def prepare(server: OverlayServer) -> Upload:
     return first
 
 
+@pytest.fixture(scope="module")
+def lasting(
+    upstream_of_module: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[OverlayServer, Upload]]:
+    """Give a server that is killed many times, and what has to survive that."""
+    with make_server(upstream_of_module, tmp_path_factory.mktemp("lasting")) as server:
+        yield server, prepare(server)
+
+
+@pytest.fixture
+def survivor(
+    upstream_of_module: FakeUpstream, lasting: tuple[OverlayServer, Upload]
+) -> tuple[OverlayServer, Upload]:
+    """Give it running, and its upstream running and empty. Tests give their projects names of their own."""
+    upstream_of_module.reset()
+    if not lasting[0].is_running:
+        lasting[0].start()
+    return lasting
+
+
 @pytest.mark.slow
 def test_killed_during_uploads_each_is_there_as_a_whole_or_not_at_all(
     upstream: FakeUpstream, tmp_path: Path
@@ -138,56 +158,57 @@ def test_killed_during_uploads_each_is_there_as_a_whole_or_not_at_all(
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_killed_in_the_middle_of_a_body_nothing_of_it_is_left(
-    upstream: FakeUpstream, tmp_path: Path, share: float
+    survivor: tuple[OverlayServer, Upload], share: float
 ) -> None:
     """Not by chance: the body stops at a point, the server has written what came, and is killed there."""
-    with make_server(upstream, tmp_path) as server:
-        first = prepare(server)
-        one = Upload("gears", *make_wheel("gears", "1.0", size=4_000_000))
-        body = upload(one.filename, one.content)
-        cut = int((len(body) - 100) * share)  # never the final boundary
-        reached, killed = threading.Event(), threading.Event()
+    server, first = survivor
+    name = f"halves{share * 10:.0f}"
+    one = Upload(name, *make_wheel(name, "1.0", size=4_000_000))
+    body = upload(one.filename, one.content)
+    cut = int((len(body) - 100) * share)  # never the final boundary
+    reached, killed = threading.Event(), threading.Event()
 
-        def pieces() -> Iterator[bytes]:
-            head = f"POST /acme/widgets/ HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-            head += f"Authorization: Bearer {TOKEN}\r\nContent-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
-            yield head.encode()
-            yield body[:cut]
-            reached.set()
-            killed.wait(20)
+    def pieces() -> Iterator[bytes]:
+        head = f"POST /acme/widgets/ HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head += f"Authorization: Bearer {TOKEN}\r\nContent-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
+        yield head.encode()
+        yield body[:cut]
+        reached.set()
+        killed.wait(20)
 
-        def send() -> None:
-            with contextlib.suppress(OSError, ValueError):
-                Wire(server.url).exchange(pieces(), method="POST")
+    def send() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            Wire(server.url).exchange(pieces(), method="POST")
 
-        thread = threading.Thread(target=send)
-        thread.start()
-        assert reached.wait(20)
-        incoming = server.data_dir / "incoming"
-        if cut > 2 << 20:
-            wait_until(lambda: any(path.stat().st_size for path in incoming.iterdir()), what="bytes on disk")
-        server.kill()
-        killed.set()
-        thread.join(20)
-        server.start()
-        check_disk(server)
-        assert not check_upload(server, one)
-        assert check_upload(server, first)
-        published(server, one.filename, one.content)
-        assert check_upload(server, one)
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert reached.wait(20)
+    incoming = server.data_dir / "incoming"
+    if cut > 2 << 20:
+        wait_until(lambda: any(path.stat().st_size for path in incoming.iterdir()), what="bytes on disk")
+    server.kill()
+    killed.set()
+    thread.join(20)
+    server.start()
+    check_disk(server)
+    assert not check_upload(server, one)
+    assert check_upload(server, first)
+    published(server, one.filename, one.content)
+    assert check_upload(server, one)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])
 def test_killed_during_a_cache_fill_nothing_of_the_file_is_kept(
-    upstream: FakeUpstream, tmp_path: Path, share: float
+    survivor: tuple[OverlayServer, Upload], upstream_of_module: FakeUpstream, share: float
 ) -> None:
-    filename, content = make_wheel("gears", "1.0", size=3_000_000)
-    small, small_content = make_wheel("cogs", "1.0", size=100_000)
-    upstream.add_file("gears", filename, content)
-    upstream.add_file("cogs", small, small_content)
-    with make_server(upstream, tmp_path) as server, ThreadPoolExecutor(4) as pool:
-        first = prepare(server)
-        wire = Wire(server.url)
+    server, first = survivor
+    upstream, suffix = upstream_of_module, f"{share * 10:.0f}"
+    filename, content = make_wheel(f"gears{suffix}", "1.0", size=3_000_000)
+    small, small_content = make_wheel(f"cogs{suffix}", "1.0", size=100_000)
+    upstream.add_file(f"gears{suffix}", filename, content)
+    upstream.add_file(f"cogs{suffix}", small, small_content)
+    wire = Wire(server.url)
+    with ThreadPoolExecutor(4) as pool:
         assert wire.get(address(small, small_content)).body == small_content
         cut = int(len(content) * share)
         upstream.fault(f"/packages/*{filename}", truncate=cut, hang=True)
@@ -202,21 +223,21 @@ def test_killed_during_a_cache_fill_nothing_of_the_file_is_kept(
             got = client.result(20) if client.exception(20) is None else None
             assert got is None or (not got.whole and content.startswith(got.body) and got.body != content)
 
-        upstream.clear_faults()
-        server.start()
-        check_disk(server)
-        assert not list(server.data_dir.glob(f"cache/files/*/{sha256(content)}"))
-        wire = Wire(server.url)
-        assert wire.get(address(filename, content)).body == content
-        assert check_upload(server, first)
-        # What was whole before the kill needs no upstream.
-        upstream.stop()
-        server.kill()
-        server.start()
-        wire = Wire(server.url)
-        assert wire.get(address(small, small_content)).body == small_content
-        assert wire.get(address(filename, content)).body == content
-        assert small in wire.get("/simple/cogs/").text
+    upstream.clear_faults()
+    server.start()
+    check_disk(server)
+    assert not list(server.data_dir.glob(f"cache/files/*/{sha256(content)}"))
+    wire = Wire(server.url)
+    assert wire.get(address(filename, content)).body == content
+    assert check_upload(server, first)
+    # What was whole before the kill needs no upstream.
+    upstream.stop()
+    server.kill()
+    server.start()
+    wire = Wire(server.url)
+    assert wire.get(address(small, small_content)).body == small_content
+    assert wire.get(address(filename, content)).body == content
+    assert small in wire.get(f"/simple/cogs{suffix}/").text
 
 
 @pytest.mark.slow

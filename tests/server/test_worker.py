@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ import socket
 import ssl
 import subprocess
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
+from proxy.observe.logs import make_logger
+from proxy.server.worker import watched
 from tests.server.conftest import LONELY, PRESET, Start, Unconfigured, await_log
 from tests.support.clients import Client, installed
 from tests.support.server import OverlayServer, ServerFailed
@@ -47,6 +51,16 @@ def get_by_unix(path: Path, target: str = "/healthz", **headers: str) -> tuple[i
         connection.close()
 
 
+async def test_background_work_that_breaks_off_is_told_and_hinders_nobody() -> None:
+    async def work() -> None:
+        raise RuntimeError("a bug")
+
+    said = io.StringIO()
+    await watched(work(), make_logger("text", "info", said))
+    assert "background work broke off" in said.getvalue()
+    assert "RuntimeError: a bug" in said.getvalue()
+
+
 @pytest.fixture
 def short_path(tmp_path: Path) -> Path:
     """A path for a socket: the system allows some hundred characters."""
@@ -54,8 +68,16 @@ def short_path(tmp_path: Path) -> Path:
     return path if len(str(path)) < 100 else Path(os.path.relpath(path))
 
 
-def test_it_listens_on_tcp_and_says_where_and_what_it_answered(lonely: Start) -> None:
-    server = lonely({"log": {"level": "debug"}})
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverlayServer]:
+    """Give a server on TCP that says everything."""
+    config = {**LONELY, "log": {"level": "debug"}}
+    with OverlayServer(config, tmp_path_factory.mktemp("standing")) as server:
+        yield server
+
+
+def test_it_listens_on_tcp_and_says_where_and_what_it_answered(standing: OverlayServer) -> None:
+    server = standing
     assert Wire(server.url).get("/healthz").body == b"ok\n"
     assert Wire(server.url).get("/readyz").status == 200
     assert f"listening on {server.url}" in server.log_text()
@@ -96,11 +118,13 @@ def test_it_ends_in_order_when_it_is_asked_to(lonely: Start, number: signal.Sign
     assert not (server.data_dir / "run" / "serve.pid").exists()
 
 
-def test_a_taken_port_is_told_in_a_sentence(lonely: Start, tmp_path: Path) -> None:
-    first = lonely()
-    taken = first.url.partition("://")[2]
+def test_a_taken_port_is_told_in_a_sentence_and_the_data_directory_is_free_behind_it(
+    standing: OverlayServer, lonely: Start, tmp_path: Path
+) -> None:
+    taken = standing.url.partition("://")[2]
+    directory = tmp_path / "second"
     with pytest.raises(ServerFailed) as caught:
-        lonely(listen=taken)
+        lonely(listen=taken, directory=directory)
     assert caught.value.returncode == 1
     assert f"cannot listen on {taken}: " in caught.value.log
     assert (
@@ -108,25 +132,16 @@ def test_a_taken_port_is_told_in_a_sentence(lonely: Start, tmp_path: Path) -> No
         in caught.value.log
     )
     assert "Traceback" not in caught.value.log
-    assert Wire(first.url).get("/healthz").status == 200
-
-
-def test_after_a_refused_start_the_data_directory_is_free(lonely: Start, tmp_path: Path) -> None:
-    first = lonely()
-    directory = tmp_path / "second"
-    with pytest.raises(ServerFailed):
-        lonely(listen=first.url.partition("://")[2], directory=directory)
+    assert Wire(standing.url).get("/healthz").status == 200
     second = lonely(directory=directory)
     assert Wire(second.url).get("/readyz").status == 200
 
 
-def test_it_listens_on_a_unix_socket(lonely: Start, short_path: Path) -> None:
-    lonely(listen=f"unix:{short_path}")
-    assert get_by_unix(short_path) == (200, b"ok\n")
-
-
-def test_the_socket_of_a_killed_server_is_replaced(lonely: Start, short_path: Path) -> None:
+def test_it_listens_on_a_unix_socket_also_where_a_killed_server_left_one(
+    lonely: Start, short_path: Path
+) -> None:
     server = lonely(listen=f"unix:{short_path}")
+    assert get_by_unix(short_path) == (200, b"ok\n")
     server.kill()
     assert short_path.is_socket()
     server.start()
@@ -182,13 +197,21 @@ class Tls:
         return {"server": {"tls": {name: str(path) for name, path in files.items()}}}
 
 
-@pytest.fixture
-def tls(tmp_path: Path) -> Tls:
-    return Tls(tmp_path)
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return Tls(tmp_path_factory.mktemp("tls"))
 
 
-def test_it_speaks_tls(lonely: Start, tls: Tls) -> None:
-    server = lonely(tls.settings())
+@pytest.fixture(scope="module")
+def over_tls(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverlayServer]:
+    config = {**LONELY, **tls.settings(), "projects": {"default": {}}}
+    env = {"PYPI_OVERLAY_OWNER_TOKEN": PRESET}
+    with OverlayServer(config, tmp_path_factory.mktemp("over-tls"), env=env) as server:
+        yield server
+
+
+def test_it_speaks_tls(over_tls: OverlayServer, tls: Tls) -> None:
+    server = over_tls
     assert server.url.startswith("https://")
     with urllib.request.urlopen(server.url + "/healthz", context=tls.context, timeout=10) as answer:
         assert answer.read() == b"ok\n"
@@ -200,8 +223,8 @@ def test_it_speaks_tls(lonely: Start, tls: Tls) -> None:
         urllib.request.urlopen(server.url + "/healthz", timeout=10)
 
 
-def test_pip_installs_over_tls(lonely: Start, tls: Tls, client: Client, tmp_path: Path) -> None:
-    server = lonely({**tls.settings(), "projects": {"default": {}}}, env={"PYPI_OVERLAY_OWNER_TOKEN": PRESET})
+def test_pip_installs_over_tls(over_tls: OverlayServer, tls: Tls, client: Client, tmp_path: Path) -> None:
+    server = over_tls
     filename, content = make_wheel("gears", "1.0")
     request = urllib.request.Request(
         server.url + "/legacy/",

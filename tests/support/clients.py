@@ -81,8 +81,12 @@ class Client:
         )
 
     def pip_install(self, target: Path, index_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Install requirements (and further options) into a directory with pip."""
-        return self._pip("install", "--target", str(target), "--index-url", index_url, *arguments)
+        """Install requirements (and further options) into a directory with pip.
+
+        It would read the metadata of everything that is installed beside it, to warn of conflicts.
+        """
+        options = ["--no-warn-conflicts", "--target", str(target), "--index-url", index_url]
+        return self._pip("install", *options, *arguments)
 
     def pip_download(self, target: Path, index_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Download requirements into a directory with pip."""

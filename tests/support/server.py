@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -197,24 +199,40 @@ class OverlayServer:
 
     def token_for_user(self, user: str, scope: str = "api") -> str:
         """Make a personal token and return its text."""
-        token: str = self.json("token", "create", "--user", user, "--scope", scope, "--name", "test")["token"]
-        return token
+        return self._token(kind="personal", user=user, name="test", scopes=[scope])
 
     def deploy_token(self, namespace: str, *scopes: str) -> str:
         """Make a deploy token, by default one that may read and write, and return its text."""
         wanted = scopes or ("read_package_registry", "write_package_registry")
-        flags = [part for scope in wanted for part in ("--scope", scope)]
-        token: str = self.json("token", "create", "--deploy", namespace, "--name", "test", *flags)["token"]
-        return token
+        return self._token(kind="deploy", namespace=namespace, name="test", scopes=wanted)
 
     def job_token(self, project: str) -> str:
         """Make a job token and return its text."""
-        token: str = self.json("token", "create", "--job", project)["token"]
-        return token
+        return self._token(kind="job", namespace=project)
 
     def owner_token(self) -> str:
-        """Return the token that the first start left in the data directory."""
-        return (self.data_dir / "owner-token").read_text(encoding="utf-8").strip()
+        """Return the preset token, or the one that the first start left in the data directory."""
+        preset = self._env.get("PYPI_OVERLAY_OWNER_TOKEN")
+        return preset or (self.data_dir / "owner-token").read_text(encoding="utf-8").strip()
+
+    def make_token(self, **wanted: Any) -> dict[str, Any]:
+        """Ask the running server for a token, as its owner; return all that it says of it.
+
+        A command would start a process for each.
+        """
+        request = urllib.request.Request(
+            f"{self.url}/api/v1/tokens",
+            data=json.dumps(wanted).encode(),
+            headers={"Authorization": f"Bearer {self.owner_token()}", "Content-Type": "application/json"},
+        )
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=60) as answer:
+            made: dict[str, Any] = json.load(answer)
+        return made
+
+    def _token(self, **wanted: Any) -> str:
+        token: str = self.make_token(**wanted)["token"]
+        return token
 
     def rss(self) -> int:
         """Return the memory resident now, in bytes, of the server and the processes it started (Linux)."""
@@ -223,6 +241,19 @@ class OverlayServer:
     def peak_rss(self) -> int:
         """Return the most memory that was ever resident, in bytes, over the server's processes (Linux)."""
         return self._memory("VmHWM")
+
+    def worked(self) -> float:
+        """Return the seconds that the server's threads have computed so far (Linux)."""
+        import pytest
+
+        if not sys.platform.startswith("linux"):
+            pytest.skip("times of threads are read from /proc")
+        assert self._process is not None, "it does not run"
+        spent = 0
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                spent += int((task / "schedstat").read_text(encoding="ascii").split()[0])
+        return spent / 1e9
 
     def _memory(self, field: str) -> int:
         import pytest

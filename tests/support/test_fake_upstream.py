@@ -9,6 +9,7 @@ import json
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -58,6 +59,22 @@ def widgets(upstream: FakeUpstream) -> str:
 
 def page_of(upstream: FakeUpstream, name: str = "widgets") -> str:
     return f"{upstream.index_url}{name}/"
+
+
+@pytest.mark.parametrize("part", ["", "/1.0"])
+def test_the_json_api_has_documents_of_projects_and_versions(
+    upstream: FakeUpstream, widgets: str, part: str
+) -> None:
+    upstream.change_project("widgets", info={"author": "Ada"})
+    got = get(f"{upstream.url}/pypi/widgets{part}/json")
+    document = json.loads(got.body)
+    assert (got.status, got.headers["Content-Type"]) == (200, "application/json")
+    assert (document["info"]["version"], document["info"]["author"]) == ("1.0", "Ada")
+    assert [file["url"] for file in document["urls"]] == [widgets]
+    assert ("releases" in document) == (not part)
+    assert get(f"{upstream.url}/pypi/widgets/9.9/json").status == 404
+    upstream.configure(json_api=False)
+    assert get(f"{upstream.url}/pypi/widgets{part}/json").status == 404
 
 
 def test_the_json_page_has_what_pypi_says_of_a_file(upstream: FakeUpstream, widgets: str) -> None:
@@ -255,6 +272,19 @@ def test_a_hanging_address_says_nothing_until_the_client_goes(upstream: FakeUpst
     with pytest.raises(TimeoutError):
         get(page_of(upstream, "x"), timeout=0.2)
     assert len(upstream.asked_for("x")) == 1
+
+
+def test_a_held_answer_waits_until_nothing_holds_it(upstream: FakeUpstream) -> None:
+    upstream.fault("/simple/widgets/", hold=True)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get, page_of(upstream))
+        upstream.await_requests("/simple/widgets/")
+        upstream.add_project("widgets")
+        upstream.fault("/simple/x/", hold=True)
+        assert get(page_of(upstream, "other")).status == 404
+        assert not asking.done()
+        upstream.clear_faults()
+        assert asking.result().status == 200
 
 
 def test_a_stalled_file_sends_its_beginning(upstream: FakeUpstream, widgets: str) -> None:

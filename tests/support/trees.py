@@ -86,13 +86,13 @@ def user(name: str, scope: Scope = Scope.API) -> Caller:
 def deploy(home: str, *scopes: Scope) -> Caller:
     """Return a deploy token; unless scopes are given, it may read and write."""
     granted = frozenset(scopes or (Scope.READ_PACKAGES, Scope.WRITE_PACKAGES))
-    return Caller(CallerKind.DEPLOY, "pyo+deploy-3", token=3, scopes=granted, home=NamespacePath(home))
+    return Caller(CallerKind.DEPLOY, "pyo+deploy-3", token=3, scopes=granted, homes=(NamespacePath(home),))
 
 
 def job(project: str) -> Caller:
     """Return a job of a project."""
     scopes = frozenset({Scope.READ_PACKAGES, Scope.WRITE_PACKAGES})
-    return Caller(CallerKind.JOB, "pyo+job-4", token=4, scopes=scopes, home=NamespacePath(project))
+    return Caller(CallerKind.JOB, "pyo+job-4", token=4, scopes=scopes, homes=(NamespacePath(project),))
 
 
 def decided(
