@@ -75,8 +75,9 @@ def _pages(draw: st.DrawFn) -> Page:
 
 
 def _ours(file: FileRecord) -> FileRecord:
-    """`file` as somebody sees it who has our page as an upstream."""
-    return msgspec.structs.replace(file, url=urljoin(BASE, file_href(file.key, file.filename)))
+    """`file` as somebody sees it who has our page as an upstream: every wheel has metadata."""
+    url = urljoin(BASE, file_href(file.key, file.filename))
+    return msgspec.structs.replace(file, url=url, core_metadata=file.advertised)
 
 
 @given(_pages())
@@ -94,7 +95,7 @@ def test_html_says_what_its_form_can_say(page: Page, representation: Representat
             size=None,
             uploaded=None,
             # HTML has no word for "there is none".
-            core_metadata=file.core_metadata or None,
+            core_metadata=file.advertised or None,
         )
         for file in page.files
     )

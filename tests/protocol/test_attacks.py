@@ -1,4 +1,4 @@
-"""Attacks on addresses and heads of requests (protocol 7): T-PATH, T-POIS1, T-POIS2, T-POIS4, T-TOK4."""
+"""Attacks on addresses and heads of requests (protocol 7): T-PATH, T-POIS1, T-POIS2, T-POIS4, T-TOK3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.web.house import House, Stored, keep_house
-from tests.web.wire import JSON, Answer
+from tests.web.wire import JSON, Answer, basic
 
 KEY = "0" * 64
 
@@ -219,6 +219,35 @@ def test_a_very_long_head_is_refused_and_the_server_lives(house: House) -> None:
     assert house.wire.get("/simple/" + "a" * 20_000).status in {400, 414}
     assert house.wire.get("/simple/", headers={"X": "y" * 50_000}).status in {400, 431}
     assert house.wire.get("/healthz").status == 200
+
+
+def test_T_TOK3_every_wrong_credential_gets_the_same_answer(house: House) -> None:
+    good = house.tokens["otto"]
+    kind, secret = "pyo_pat", good.removeprefix("pyo_pat_")
+    made = house.wire.send(
+        "POST", "/api/v1/tokens", token=good, body=b'{"kind": "personal", "scopes": ["api"], "name": "x"}'
+    ).json
+    assert house.wire.send("DELETE", f"/api/v1/tokens/{made['id']}", token=good).status in {200, 204}
+    wrong = [
+        f"{kind}_{secret[:-1]}{'A' if secret[-1] != 'A' else 'B'}",
+        f"{kind}_{'A' * len(secret)}",
+        secret,
+        good.swapcase(),
+        good + "A",
+        good[:-1],
+        "pyo_owner_" + secret,
+        "nobody's",
+        made["token"],
+    ]
+    told = {
+        (answer.status, answer.reason, answer["WWW-Authenticate"], answer.body)
+        for user in ("__token__", "otto", "nobody")
+        for answer in (
+            house.wire.get("/open/simple/", headers={"Authorization": basic(token, user)}) for token in wrong
+        )
+    }
+    assert len(told) == 1
+    assert next(iter(told))[0] == 401
 
 
 def _told(answer: Answer) -> tuple[object, ...]:

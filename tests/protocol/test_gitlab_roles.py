@@ -1,4 +1,4 @@
-"""GitLab's matrices of statuses (gitlab.md 1.3), where the contract holds them: who may read, who may publish."""
+"""GitLab's matrices of statuses (gitlab.md 1.1, 1.3), where the contract holds them: who may read, publish, mark."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def token_of(house: House, who: str) -> str | None:
         "job": lambda: server.job_token("acme/widgets"),
         "job of another project": lambda: server.job_token("acme/sandbox"),
         "job of another tenant": lambda: server.job_token("open/gear"),
+        "read_api of the maintainer": lambda: server.token_for_user("alice", "read_api"),
     }
     if who == "anonymous":
         return None
@@ -168,6 +169,81 @@ def test_publishing_to_what_is_no_project_or_not_seen(
     body = forms.upload(stored.filename, stored.content)
     answer = house.wire.send("POST", target, token=token_of(house, who), headers=forms.FORM_TYPE, body=body)
     assert answer.status == status, answer.reason
+
+
+# The packages API (A1-A3) and the administration API beside it: who reads may list, maintainers delete and mark.
+
+PRIVATE_DELETE = {
+    "anonymous": 401,
+    "wrong": 401,
+    "no token": 401,
+    "owner": 204,
+    "maintainer": 204,
+    "developer": 403,
+    "reporter": 403,
+    "stranger": 404,
+    "read_api of the maintainer": 403,
+    "deploy, both": 403,
+    "deploy, read": 403,
+    "deploy, write": 404,
+    "deploy of the group": 403,
+    "deploy of another project": 404,
+    "job": 403,
+    "job of another project": 403,
+    "job of another tenant": 404,
+}
+PUBLIC_DELETE = {
+    "anonymous": 401,
+    "wrong": 401,
+    "maintainer": 204,
+    "developer": 403,
+    "stranger": 403,
+    "job of another tenant": 403,
+}
+
+
+@pytest.mark.parametrize(("who", "status"), PRIVATE_READ.items())
+def test_listing_the_packages_of_a_private_project(house: House, mine: Stored, who: str, status: int) -> None:
+    token = token_of(house, who)
+    packages = "/api/v4/projects/acme%2Fwidgets/packages"
+    [found] = house.wire.get(f"{packages}?package_name={mine.name}", token=house.owner).json
+    for target in (
+        packages,
+        f"{packages}/{found['id']}",
+        f"{packages}/{found['id']}/package_files",
+        "/api/v1/packages?namespace=acme/widgets",
+    ):
+        answer = house.wire.get(target, token=token)
+        assert (answer.status, answer["Content-Type"]) == (status, "application/json"), target
+
+
+@pytest.mark.parametrize(
+    ("project", "who", "status"),
+    [("acme/widgets", who, status) for who, status in PRIVATE_DELETE.items()]
+    + [("open/tools", who, status) for who, status in PUBLIC_DELETE.items()],
+)
+def test_deleting_and_marking(house: House, project: str, who: str, status: int) -> None:
+    token = token_of(house, who)
+    stored = house.publish(project)
+    house.publish(project, stored.name, sdist=True)
+    encoded = project.replace("/", "%2F")
+    packages, ours = f"/api/v4/projects/{encoded}/packages", f"/api/v1/packages/{encoded}/{stored.name}"
+    [found] = house.wire.get(f"{packages}?package_name={stored.name}", token=house.owner).json
+    files = house.wire.get(f"{packages}/{found['id']}/package_files", token=house.owner).json
+    for method, target, body in (
+        ("PUT", f"{ours}/1.0/yank", b"{}"),
+        ("DELETE", f"{ours}/1.0/yank", None),
+        ("PUT", f"{ours}/status", b'{"status": "deprecated"}'),
+        ("DELETE", f"{packages}/{found['id']}/package_files/{files[0]['id']}", None),
+        ("DELETE", f"{packages}/{found['id']}", None),
+    ):
+        answer = house.wire.send(method, target, token=token, body=body)
+        assert answer.status == status, (method, target, answer.reason)
+        assert (answer["WWW-Authenticate"] is not None) == (status == 401)
+    answer = house.wire.send("DELETE", ours, token=token)
+    assert answer.status == (404 if status == 204 else status), "by then nothing is left"
+    left = house.wire.get(f"{packages}?package_name={stored.name}", token=house.owner).json
+    assert len(left) == (0 if status == 204 else 1)
 
 
 # Other outcomes of an upload

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
+from tests.web import forms
 from tests.web.house import House, spellings
 from tests.web.wire import Answer
 
@@ -68,6 +69,18 @@ def page_routes(segment: str) -> list[str]:
     ]
 
 
+def other_routes(segment: str) -> list[str]:
+    """Every other route that takes a name as a segment and reads."""
+    return [
+        *(f"{base}/+simple/{segment}{slash}" for base in ("/open/tools", "/legacy") for slash in ("/", "")),
+        *(
+            f"{base}/{below}"
+            for base in ("", "/open", "/api/v4/projects/44/packages/pypi")
+            for below in (f"pypi/{segment}/json", f"pypi/{segment}/1.0/json", f"{segment}/json")
+        ),
+    ]
+
+
 def is_no_page(answer: Answer) -> bool:
     return answer.status == 404 and answer["X-Overlay-Decision"] is None and answer["Location"] is None
 
@@ -78,8 +91,12 @@ def test_T_NAME2_T_NAME3_what_is_no_name_is_404_on_every_route(house: House, seg
     for target in page_routes(segment):
         for method in ("GET", "HEAD"):
             assert is_no_page(house.wire.send(method, target)), (method, target)
-    for suffix in ("-1.0-py3-none-any.whl", "-1.0.tar.gz", "-1.0-py3-none-any.whl.metadata"):
-        assert house.wire.get(f"/open/files/{KEY}/{segment}{suffix}").status == 404, suffix
+    for target in other_routes(segment):
+        assert is_no_page(house.wire.get(target)), target
+    for suffix in ("", ".metadata", ".provenance"):
+        for ending in ("-1.0-py3-none-any.whl", "-1.0.tar.gz"):
+            answer = house.wire.get(f"/open/files/{KEY}/{segment}{ending}{suffix}")
+            assert answer.status == 404, ending + suffix
     asked = [request.path for request in house.upstream.requests()]
     # The filename of a file may stand for names of its own, all of them in normal form.
     assert all(path.isascii() and "%" not in path for path in asked), asked
@@ -92,6 +109,47 @@ def test_T_NAME3_explain_refuses_what_is_no_name(house: House, segment: str) -> 
     assert answer.status == 404
     assert "is not a valid project name" in answer.json["message"]
     assert house.upstream.requests() == []
+
+
+@pytest.mark.parametrize("segment", INVALID)
+def test_T_NAME2_T_NAME3_what_is_no_name_is_neither_uploaded_nor_administered(
+    house: House, segment: str
+) -> None:
+    house.upstream.reset_requests()
+    filename, content = house.wheel("thing").filename, b"x"
+    field = forms.text("name", unquote_to_bytes(segment))
+    fields = [part for part in forms.fields(filename, content) if part.disposition != 'name="name"']
+    form = forms.encode([field, *fields, forms.file(filename, content)])
+    assert house.upload("open/tools", form, token=house.owner).status == 400
+    package = f"/api/v1/packages/open%2Ftools/{segment}"
+    for method, target in (
+        ("DELETE", package),
+        ("DELETE", f"{package}/1.0"),
+        ("PUT", f"{package}/1.0/yank"),
+        ("PUT", f"{package}/status"),
+        ("DELETE", f"/api/v1/claims/open/{segment}"),
+        ("GET", f"/api/v1/packages?namespace=open&name={segment}"),
+    ):
+        sent = b'{"status": "active"}' if target.endswith("status") else b"{}"
+        answer = house.wire.send(method, target, token=house.owner, body=sent if method == "PUT" else None)
+        assert answer.status in {400, 404}, (method, target, answer)
+    assert house.upstream.requests() == []
+
+
+@pytest.mark.parametrize("target", ["/open/simple//", "/open/tools/+simple//", "/legacy/+simple//", "//json"])
+def test_T_NAME2_an_empty_segment_is_no_name(house: House, target: str) -> None:
+    assert is_no_page(house.wire.get(target))
+    assert is_no_page(house.wire.get("/open/pypi//json"))
+
+
+@pytest.mark.parametrize(("spelled", "name"), VALID)
+def test_T_NAME1_every_spelling_is_the_one_name_of_a_document(house: House, spelled: str, name: str) -> None:
+    house.upstream.reset_requests()
+    for target in (f"/open/pypi/{spelled}/json", f"/open/pypi/{spelled}/1.0/json", f"/open/{spelled}/json"):
+        answer = house.wire.get(target)
+        assert (answer.status, answer["X-Overlay-Decision"]) == (404, "unknown")
+    asked = {request.path for request in house.upstream.requests()}
+    assert asked <= {f"/simple/{name}/"}
 
 
 @pytest.mark.parametrize(("spelled", "name"), VALID)

@@ -45,14 +45,26 @@ def private(house: House) -> Stored:
     return house.publish("open/tools")
 
 
+@pytest.fixture(scope="module")
+def places(house: House, private: Stored) -> list[str]:
+    """Give an address of everything that is sent in several types: pages of ours and of an upstream's, lists."""
+    offered = house.offer()
+    pages = [
+        f"/open/simple/{private.name}/",
+        f"/open/tools/simple/{private.name}/",
+        f"/simple/{offered.name}/",
+    ]
+    return [*pages, "/open/simple/", "/simple/"]
+
+
 @pytest.mark.parametrize(("accept", "expected"), ROWS)
-def test_the_type_that_is_sent(house: House, private: Stored, accept: str | None, expected: str) -> None:
+def test_the_type_that_is_sent(house: House, places: list[str], accept: str | None, expected: str) -> None:
     headers = {} if accept is None else {"Accept": accept}
-    for target in (f"/open/simple/{private.name}/", "/open/simple/"):
+    for target in places:
         answer = house.wire.get(target, headers=headers)
         assert answer.status == 200
         assert (answer["Content-Type"] or "").split(";")[0] == expected, target
-        assert "Accept" in (answer["Vary"] or "")
+        assert {"Accept", "Accept-Encoding"} <= set((answer["Vary"] or "").split(", "))
 
 
 def test_several_Accept_headers_count_as_one(house: House, private: Stored) -> None:
@@ -77,10 +89,19 @@ def test_several_Accept_headers_count_as_one(house: House, private: Stored) -> N
     ],
 )
 def test_format_wins_over_Accept_where_it_is_known(
-    house: House, private: Stored, query: str, expected: str
+    house: House, places: list[str], query: str, expected: str
 ) -> None:
-    answer = house.wire.get(f"/open/simple/{private.name}/?{query}", headers={"Accept": HTML_V1})
-    assert (answer["Content-Type"] or "").split(";")[0] == expected
+    for target in places:
+        answer = house.wire.get(f"{target}?{query}", headers={"Accept": HTML_V1})
+        assert (answer["Content-Type"] or "").split(";")[0] == expected, target
+
+
+def test_T_POIS2_a_304_varies_as_the_page_does(house: House, places: list[str]) -> None:
+    for target in places:
+        for kind in (HTML, HTML_V1, JSON):
+            page = house.wire.get(target, headers={"Accept": kind})
+            again = house.wire.get(target, headers={"Accept": kind, "If-None-Match": page["ETag"] or ""})
+            assert (again.status, again["Vary"]) == (304, page["Vary"]), target
 
 
 def test_a_list_of_names_in_every_type_has_the_same_names(house: House, private: Stored) -> None:

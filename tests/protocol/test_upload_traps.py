@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
+import zipfile
 from typing import Any
 
 import pytest
@@ -266,3 +268,48 @@ def test_T_POIS4_chunks_that_are_none_are_400_and_no_fault_of_ours(house: House,
     head += f"Content-Type: {forms.FORM_TYPE['Content-Type']}\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert house.wire.exchange([head.encode(), body]).status == 400
     assert [line for line in house.log(begin) if line["event"] == "request failed"] == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/legacy", "/legacy/", "/open/tools", "/open/tools/", "/api/v4/projects/44/packages/pypi", "/"),
+        *("/simple", "/simple/", "/open/simple", "/open/simple/Foo", "/open/simple/Foo/", "/open/simple/foo"),
+        *("/open", "/open/", "/open/tools/simple", "/open/pypi/foo/json/", "/legacy/+simple/Foo", "/nowhere"),
+    ],
+)
+def test_no_POST_is_ever_redirected(house: House, target: str) -> None:
+    """flit takes a 301 for a GET and reports success; every other client but uv fails (protocol 3.2)."""
+    answer = house.wire.send("POST", target, token=house.owner, headers=forms.FORM_TYPE, body=b"")
+    assert 400 <= answer.status < 500, answer
+    assert answer["Location"] is None
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0", "2.5", "2.99"])
+def test_every_metadata_version_that_a_backend_may_write_is_taken(house: House, version: str) -> None:
+    """hatchling writes 2.5 already, and an index that knows a list of versions stops working one day."""
+    name = house.name()
+    filename, made = make_wheel(name, "1.0")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(made)) as old, zipfile.ZipFile(packed, "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            if member.endswith("/METADATA"):
+                content = re.sub(
+                    rb"(?m)^Metadata-Version: .*$", b"Metadata-Version: " + version.encode(), content
+                )
+            new.writestr(member, content)
+    body = forms.upload(filename, packed.getvalue(), metadata_version=version)
+    assert send(house, body).status == 201
+    assert is_published(house, name)
+
+
+@pytest.mark.parametrize("field", ["name", "version", "summary", "classifiers", ":action"])
+def test_a_text_that_comes_as_a_file_is_refused(house: House, field: str) -> None:
+    name = house.name()
+    filename, content = make_wheel(name, "1.0")
+    fields = [part for part in forms.fields(filename, content) if part.disposition != f'name="{field}"']
+    as_file = forms.file("x.txt", b"file_upload" if field == ":action" else b"1.0", name=field)
+    body = forms.encode([*fields, as_file, forms.file(filename, content)])
+    assert is_refused(send(house, body), "must be text, not a file")
+    assert not is_published(house, name)
