@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.talking import Done, index_url, log_end, log_of, statuses, succeeded
+from tests.clients.talking import Done, fetch, index_url, log_end, log_of, statuses, succeeded
 from tests.support.clients import Client, installed
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
@@ -28,6 +28,11 @@ class Site:
     def publish(self, client: Client, name: str, version: str, modules: dict[str, str] | None = None) -> None:
         wheel = write_wheel(self.dist, name, version, modules=modules)
         succeeded(client.uv_publish(f"{self.server.url}/acme/widgets/", "__token__", self.token, wheel))
+
+    def delete(self, name: str, version: str) -> None:
+        """Delete a release as the owner of the instance."""
+        url = f"{self.server.url}/api/v1/packages/acme%2Fwidgets/{name}/{version}"
+        assert fetch(url, method="DELETE", token=self.server.owner_token()).status == 204
 
     def install(self, client: Client, tool: str, base: str, target: Path, *what: str) -> Done:
         """Install with the client's cache at work: pip keeps nothing of plain http from hosts it is not told of."""
@@ -54,8 +59,7 @@ def test_a_new_private_version_and_its_deletion_are_seen_at_once(
         target = fresh()
         succeeded(site.install(wide, tool, base, target, name))
         assert installed(target) == {f"{stem}-{version}"}
-    done = site.server.run("package", "delete", "acme/widgets", name, "1.1", "--yes")
-    assert done.returncode == 0, done.stderr
+    site.delete(name, "1.1")
     target = fresh()
     succeeded(site.install(wide, tool, base, target, name))
     assert installed(target) == {f"{stem}-1.0"}
@@ -71,7 +75,7 @@ def test_a_file_that_was_deleted_and_published_anew_replaces_the_one_in_the_clie
         target = fresh()
         succeeded(site.install(wide, tool, "acme/widgets", target, name))
         assert (target / module).read_text() == content
-        assert site.server.run("package", "delete", "acme/widgets", name, "1.0", "--yes").returncode == 0
+        site.delete(name, "1.0")
 
 
 @CLIENTS

@@ -58,6 +58,7 @@ def test_a_name_that_pypi_does_not_know_fails_in_pip_and_uv(
     assert "not found" in failed(client.uv_pip_install(tmp_path / "u", index_url(server), name))
 
 
+@pytest.mark.slow
 def test_the_newest_pip_sees_a_private_version_at_once_and_revalidates_by_304(
     server: OverlayServer, client: Client, tmp_path: Path, place: Path, fresh: Callable[[], Path]
 ) -> None:

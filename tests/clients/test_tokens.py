@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,24 +39,39 @@ class Site:
 
     def login(self, kind: str) -> Login:
         """Make a token of a kind."""
-        arguments, user = KINDS[kind]
-        made = self.server.json("token", "create", *arguments, *([] if kind == "job" else ["--name", kind]))
+        wanted, user = KINDS[kind]
+        made = self.server.make_token(**wanted, name="" if kind == "job" else kind)
         return Login(user or made["username"], made["token"], made["id"])
+
+    def revoke(self, login: Login) -> None:
+        """End a token for good."""
+        url = f"{self.server.url}/api/v1/tokens/{login.id}"
+        assert fetch(url, method="DELETE", token=self.server.owner_token()).status == 204
 
     def index(self, base: str, login: Login) -> str:
         return index_url(self.server, base, login.token, login.user)
 
 
-READ = ("--scope", "read_package_registry")
-WRITE = ("--scope", "write_package_registry")
-KINDS: dict[str, tuple[tuple[str, ...], str | None]] = {
-    "personal": (("--user", "alice", "--scope", "api"), "alice"),
-    "personal that reads": (("--user", "alice", "--scope", "read_api"), "whoever"),
-    "deploy of the group": (("--deploy", "acme", *READ, *WRITE), None),
-    "deploy of the project": (("--deploy", "acme/widgets", *READ), "__token__"),
-    "deploy that writes": (("--deploy", "acme", *WRITE), "__token__"),
-    "deploy of another project": (("--deploy", "acme/tools", *READ, *WRITE), "__token__"),
-    "job": (("--job", "acme/tools"), "gitlab-ci-token"),
+def _personal(scope: str) -> dict[str, Any]:
+    return {"kind": "personal", "user": "alice", "scopes": [scope]}
+
+
+def _deploy(namespace: str, *does: str) -> dict[str, Any]:
+    return {
+        "kind": "deploy",
+        "namespace": namespace,
+        "scopes": [f"{what}_package_registry" for what in does],
+    }
+
+
+KINDS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "personal": (_personal("api"), "alice"),
+    "personal that reads": (_personal("read_api"), "whoever"),
+    "deploy of the group": (_deploy("acme", "read", "write"), None),
+    "deploy of the project": (_deploy("acme/widgets", "read"), "__token__"),
+    "deploy that writes": (_deploy("acme", "write"), "__token__"),
+    "deploy of another project": (_deploy("acme/tools", "read", "write"), "__token__"),
+    "job": ({"kind": "job", "namespace": "acme/tools"}, "gitlab-ci-token"),
 }
 READERS = ["personal", "personal that reads", "deploy of the group", "deploy of the project", "job"]
 
@@ -143,8 +159,7 @@ def test_a_revoked_token_fails_at_once_also_for_a_client_that_has_all_in_its_cac
     assert installed(target) == {"widgets-1.0"}
     files = links(f"{site.server.url}/acme/simple/widgets/", login.token)
     assert [fetch(file, token=login.token).status for file in files] == [200]
-    done = site.server.run("token", "revoke", str(login.id), "--yes")
-    assert done.returncode == 0, done.stderr
+    site.revoke(login)
     assert [fetch(file, token=login.token).status for file in files] == [401]
     # A public name at a public index, too: wrong credentials are 401 everywhere.
     assert fetch(f"{index_url(site.server)}anything/", token=login.token).status == 401
@@ -157,7 +172,7 @@ def test_a_token_in_the_netrc_is_good_until_it_is_revoked(site: Site, wide: Clie
     login = site.login("personal")
     write_netrc(wide.home, "127.0.0.1", login.user, login.token)
     succeeded(wide.pip_install(tmp_path / "before", index_url(site.server), "widgets"))
-    assert site.server.run("token", "revoke", str(login.id), "--yes").returncode == 0
+    site.revoke(login)
     failed(wide.pip_install(tmp_path / "after", index_url(site.server), "widgets"))
     assert "401" in failed(wide.uv_pip_install(tmp_path / "after", index_url(site.server), "widgets"))
     assert installed(tmp_path / "after") == set()
