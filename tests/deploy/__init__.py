@@ -1,0 +1,1 @@
+"""Tests of what `deploy` has: each thing is started as its reader would start it."""
