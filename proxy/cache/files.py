@@ -37,6 +37,7 @@ from proxy.errors import (
     StoreUnavailable,
     UpstreamUnreachable,
 )
+from proxy.observe.metrics import CacheMetrics
 from proxy.storage.database import Change, Database
 from proxy.storage.disk import place, translated, write_whole
 from proxy.storage.layout import Layout
@@ -97,6 +98,7 @@ class Files:
         upstreams: Mapping[str, Upstream],
         settings: CacheSettings,
         now: Callable[[], datetime],
+        metrics: CacheMetrics,
     ) -> None:
         """Take a prepared layout and the migrated cache database; touches neither disk nor loop."""
         self._layout = layout
@@ -105,6 +107,7 @@ class Files:
         self._upstreams = upstreams
         self._settings = settings
         self._now = now
+        self._metrics = metrics
         self._transfers: dict[tuple[str, str, str], Transfer] = {}
         self._leaders: set[asyncio.Task[None]] = set()
         self._flushing: asyncio.Task[None] | None = None
@@ -222,6 +225,7 @@ class Files:
         key = (upstream, record.key, record.url)
         transfer = self._transfers.get(key)
         if transfer is not None:
+            self._metrics.joined.inc()
             return transfer
         quarantined = self._quarantined.get(record.url)
         if quarantined is not None:
@@ -231,6 +235,7 @@ class Files:
             del self._quarantined[record.url]
         transfer = Transfer(self._upstreams[upstream], record, self._layout)
         self._transfers[key] = transfer
+        self._metrics.begun.inc()
         leader = asyncio.create_task(self._lead(transfer, record), name=f"transfer {record.key}")
         self._leaders.add(leader)
         leader.add_done_callback(self._leaders.discard)
@@ -302,6 +307,8 @@ class Files:
             raise
         finally:
             del self._transfers[transfer.upstream, record.key, record.url]
+            if not transfer.done:
+                self._metrics.failed.inc()
 
     async def _keep_account(self, digest: str, size: int, keys: Sequence[str]) -> None:
         """Enter a stored file and make room. The file is there already; trouble here harms nobody."""
@@ -322,6 +329,7 @@ class Files:
             _log.warning("the cache ledger cannot be written: %s", error)
             return
         if evicted:
+            self._metrics.evicted.inc(len(evicted))
             _log.info("%d files left the cache to make room", len(evicted))
 
     def _flush_soon(self) -> None:

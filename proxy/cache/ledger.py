@@ -103,6 +103,21 @@ def least_recently_used(connection: Connection, limit: int) -> list[tuple[str, i
     return [(row.key, row.size) for row in connection.execute(query.limit(limit))]
 
 
+def sizes_between(connection: Connection, first: str, end: str) -> dict[str, int]:
+    """Bytes of each file whose digest is at least `first` and below `end`, by digest."""
+    query = select(cached_files.c.key, cached_files.c.size).where(
+        cached_files.c.key >= first, cached_files.c.key < end
+    )
+    return {row.key: row.size for row in connection.execute(query)}
+
+
+def correct(connection: Connection, sha256: str, size: int, stored_at: datetime) -> None:
+    """Give a stored file its true size; one that is not known is entered, as unused since `stored_at`."""
+    known = connection.execute(update(cached_files).where(cached_files.c.key == sha256).values(size=size))
+    if known.rowcount == 0:
+        _enter(connection, sha256, size, stored_at)
+
+
 def contents_of(connection: Connection, keys: Iterable[str]) -> set[str]:
     """The digests behind `keys`, which are digests or `url-…` keys."""
     wanted = list(keys)

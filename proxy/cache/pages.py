@@ -7,24 +7,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import TypeAlias
 
 from sqlalchemy import delete, func, insert, select
 
 from proxy.cache.files import metadata_record
 from proxy.cache.revalidated import Cached, Revalidated
 from proxy.domain.names import Name
-from proxy.domain.pages import Page
+from proxy.domain.pages import ChangedFile, Page, changed_files
 from proxy.domain.snapshot import CacheSettings, UpstreamSettings
 from proxy.errors import StorageError
 from proxy.storage.database import Change, Database
 from proxy.storage.layout import Layout
 from proxy.storage.tables import negatives
 from proxy.upstream.client import Found, NoSuchProject, NotModified, Upstream
+
+NoteChanged: TypeAlias = Callable[[str, Name, Sequence[ChangedFile]], Awaitable[None]]
+"""Told of the files that an upstream replaced under their names: its name, the project's, and at least one file."""
 
 NEGATIVES_AT_MOST = 50_000
 _CLEAN_EVERY = 500
@@ -42,10 +47,16 @@ class Pages(Revalidated[Name, Page]):
         upstreams: Mapping[str, Upstream],
         settings: CacheSettings,
         now: Callable[[], datetime],
+        note_changed: NoteChanged,
     ) -> None:
-        """Take a prepared layout and the migrated cache database; touches neither disk nor loop."""
+        """Take a prepared layout and the migrated cache database; touches neither disk nor loop.
+
+        Args:
+            note_changed: awaited before a page with replaced files is shown for the first time.
+        """
         super().__init__(layout, upstreams, settings, now, Page)
         self._database = database
+        self._note_changed = note_changed
         self._negatives_written = 0
 
     async def get(self, upstream: str, name: Name) -> Cached[Page] | None:
@@ -120,6 +131,15 @@ class Pages(Revalidated[Name, Page]):
         self, client: Upstream, key: Name, etag: str | None
     ) -> Found[Page] | NotModified | NoSuchProject:
         return await client.page(key, etag)
+
+    async def _note_replaced(self, upstream: str, key: Name, before: Page, after: Page) -> None:
+        changed = await asyncio.to_thread(changed_files, before, after)
+        if not changed:
+            return
+        try:
+            await self._note_changed(upstream, key, changed)
+        except StorageError as error:
+            _log.warning("replaced files of an upstream cannot be recorded: %s", error)
 
     def _is_known_absent(self, upstream: str, key: Name) -> bool:
         query = select(negatives.c.until).where(negatives.c.upstream == upstream, negatives.c.name == key)

@@ -159,6 +159,9 @@ class Revalidated(ABC, Generic[Key, Value]):
     async def _keep_absent(self, upstream: str, key: Key, until: datetime) -> None:
         """Keep that the upstream has no such thing."""
 
+    async def _note_replaced(self, upstream: str, key: Key, before: Value, after: Value) -> None:
+        """Hear that an upstream's new answer takes the place of the one kept. Must not raise."""
+
     async def get_cached(self, upstream: str, key: Key) -> Cached[Value] | None:
         """The answer, from disk or from the upstream, or None for a valid "no such project".
 
@@ -274,6 +277,7 @@ class Revalidated(ABC, Generic[Key, Value]):
 
     async def _fetch(self, upstream: str, key: Key, kept: _Kept[Value] | None) -> _Outcome[Value]:
         client = self._upstreams[upstream]
+        before = kept
         try:
             result = await self._ask(client, key, kept.etag if kept is not None else None)
         except UpstreamError as error:
@@ -302,6 +306,8 @@ class Revalidated(ABC, Generic[Key, Value]):
             case _:  # Without an answer at hand no validator is sent, so there is nothing to be unmodified.
                 raise AssertionError(result)
         kept, stored = await self._store(self._path(upstream, key), kept)
+        if before is not None and before.token != kept.token:
+            await self._note_replaced(upstream, key, before.value, kept.value)
         return _Outcome(kept, status=f"{status}; stored" if stored else status)
 
     async def _store(self, path: str, kept: _Kept[Value]) -> tuple[_Kept[Value], bool]:

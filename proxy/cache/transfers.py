@@ -2,7 +2,7 @@
 
 A `Transfer` has one leader, a task of its own that no reader can stop, and any number of followers, each
 with a descriptor of its own. Followers are let up to what is on disk less the last 64 KiB; those come free
-when size and digest are right. So a reader may hold bytes of a file that turns out wrong, but never the whole
+when size and digests are right. So a reader may hold bytes of a file that turns out wrong, but never the whole
 of it (protocol 6.3: hold-back).
 
     join -> started() -> open() -> loop: past(offset) -> read and send up to there -> until done
@@ -37,17 +37,55 @@ HOLD_BACK = 64 << 10
 """Bytes at the end that nobody gets before the file is verified."""
 LARGEST_UNSIZED = 5 << 30
 """Bytes of a file whose size neither its page nor its upstream names: one without an end must have one (T-BOMB)."""
-_WRONG_DIGEST = "its sha256 is not the one that the page names"
+_WRONG_SHA256 = "its sha256 is not the one that the page names"
+_WRONG_BLAKE2B = "its BLAKE2b-256 is not the one in its address"
 _PENDING_AT_MOST = 1 << 20
 """Bytes that wait for the writing thread before the network has to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Promised:
+    """The digests that a file must have, as far as its page and its address name them; lower-case hex."""
+
+    sha256: str | None
+    blake2b: str | None
+
+    @property
+    def is_any(self) -> bool:
+        return self.sha256 is not None or self.blake2b is not None
+
+
+class _Digests:
+    """The digests of what has come so far; BLAKE2b only where one was promised. One call at a time."""
+
+    def __init__(self, promised: _Promised) -> None:
+        self._promised = promised
+        self._sha256 = hashlib.sha256()
+        self._blake2b = None if promised.blake2b is None else hashlib.blake2b(digest_size=32)
+
+    def update(self, content: bytes) -> None:
+        self._sha256.update(content)
+        if self._blake2b is not None:
+            self._blake2b.update(content)
+
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def fault(self) -> str | None:
+        """What is wrong with them, as a clause; None if they are those promised."""
+        if self._promised.sha256 not in {None, self.sha256()}:
+            return _WRONG_SHA256
+        if self._blake2b is not None and self._blake2b.hexdigest() != self._promised.blake2b:
+            return _WRONG_BLAKE2B
+        return None
 
 
 class _Sink:
     """The partial file: written and hashed in threads, one call at a time."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, promised: _Promised) -> None:
         self._path = path
-        self._sha256 = hashlib.sha256()
+        self.digests = _Digests(promised)
         # A cancelled leader leaves its thread behind for a moment; closing must not overtake it.
         self._lock = threading.Lock()
         self.received = 0
@@ -60,12 +98,9 @@ class _Sink:
         with self._lock, translated("an upstream file cannot be kept"):
             if self._descriptor < 0:
                 return
-            self._sha256.update(content)
+            self.digests.update(content)
             write_all(self._descriptor, content)
             self.received += len(content)
-
-    def digest(self) -> str:
-        return self._sha256.hexdigest()
 
     def keep(self, target: str) -> None:
         """Sync and rename into place."""
@@ -134,7 +169,7 @@ class Bypass:
     pieces: AsyncGenerator[bytes, None]
 
 
-def _hash_start(opened: BinaryIO, length: int, seen: hashlib._Hash) -> None:
+def _hash_start(opened: BinaryIO, length: int, seen: _Digests) -> None:
     for start in range(0, length, _PENDING_AT_MOST):
         seen.update(os.pread(opened.fileno(), min(_PENDING_AT_MOST, length - start), start))
 
@@ -154,6 +189,7 @@ class Transfer:
         self.upstream = upstream.name
         self._record = record
         self._layout = layout
+        self._promised = _Promised(record.sha256, upstream.blake2b_of(record))
         self._partial = layout.partial_file(record.key, f"{upstream.name} {record.url}")
         self._readable = 0
         self._error: OverlayError | None = None
@@ -225,19 +261,17 @@ class Transfer:
             UpstreamError: as `started`.
             StorageError: no digest would tell whether the two halves are of one file.
         """
-        if position and self.sha256 is None:
+        if position and not self._promised.is_any:
             self._check()
         async with self._client.file(self._record.url, start=position) as stream:
             self._take_head(stream)
-            seen = hashlib.sha256()
+            seen = _Digests(self._promised)
             if opened is not None:
                 await asyncio.to_thread(_hash_start, opened, position, seen)
             async with contextlib.aclosing(self._rest(stream, position, seen)) as pieces:
                 yield Bypass(self.size, pieces)
 
-    async def _rest(
-        self, stream: FileStream, position: int, seen: hashlib._Hash
-    ) -> AsyncGenerator[bytes, None]:
+    async def _rest(self, stream: FileStream, position: int, seen: _Digests) -> AsyncGenerator[bytes, None]:
         """What follows `position`, with the end held back until all of it is verified."""
         place, held = stream.start, bytearray()
         async for piece in stream.chunks():
@@ -252,8 +286,8 @@ class Transfer:
                 del held[:-HOLD_BACK]
         if self.size is not None and place != self.size:
             raise self._mismatch(f"it ended after {place} of {self.size} bytes")
-        if self.sha256 is not None and seen.hexdigest() != self.sha256:
-            raise self._mismatch(_WRONG_DIGEST)
+        if (fault := seen.fault()) is not None:
+            raise self._mismatch(fault)
         yield bytes(held)
 
     async def fill(self) -> tuple[str, int]:
@@ -266,7 +300,7 @@ class Transfer:
             ContentMismatch, UpstreamError, StorageError: as readers are told. If only the last step fails,
                 readers have been served all the same.
         """
-        sink = await asyncio.to_thread(_Sink, self._partial)
+        sink = await asyncio.to_thread(_Sink, self._partial, self._promised)
         try:
             await self._receive(sink)
             digest = self._verified(sink)
@@ -301,9 +335,7 @@ class Transfer:
                 if self.size is not None and sink.received == self.size:
                     break
                 # Without digest or validator nothing would tell two halves of different files.
-                may_resume = self._begun and (
-                    self.sha256 is not None or etag is not None or not sink.received
-                )
+                may_resume = self._begun and (self._promised.is_any or etag is not None or not sink.received)
                 if broken is not None or not may_resume:
                     raise
                 broken = error
@@ -311,10 +343,9 @@ class Transfer:
             raise self._mismatch(f"it ended after {sink.received} of {self.size} bytes")
 
     def _verified(self, sink: _Sink) -> str:
-        digest = sink.digest()
-        if self.sha256 is not None and digest != self.sha256:
-            raise self._mismatch(_WRONG_DIGEST)
-        return digest
+        if (fault := sink.digests.fault()) is not None:
+            raise self._mismatch(fault)
+        return sink.digests.sha256()
 
     def _take_head(self, stream: FileStream) -> None:
         expected = self._record.size if self.size is None else self.size

@@ -7,12 +7,16 @@ them, `render` writes them. Values are already validated: whoever makes a record
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime
 from enum import StrEnum
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from proxy.domain.names import Name
+
+_BLAKE2B_PATH = re.compile(r"/packages/([0-9a-f]{2})/([0-9a-f]{2})/([0-9a-f]{60})/([^/]+)\Z", re.ASCII)
 
 
 class Status(StrEnum):
@@ -88,9 +92,47 @@ class Page(msgspec.Struct, frozen=True):
     status: ProjectStatus = ProjectStatus()
 
 
+class ChangedFile(msgspec.Struct, frozen=True):
+    """A filename that a newer page of the same upstream names with another sha256."""
+
+    filename: str
+    version: str | None
+    before: str
+    after: str
+
+
+def changed_files(before: Page, after: Page) -> list[ChangedFile]:
+    """The files of `after` that stand on `before` with another sha256, in the order of the page.
+
+    Where one of the two pages names no sha256 there is nothing to compare.
+    """
+    known = {file.filename: file.sha256 for file in before.files}
+    return [
+        ChangedFile(file.filename, file.version, earlier, file.sha256)
+        for file in after.files
+        if file.sha256 is not None
+        and (earlier := known.get(file.filename)) is not None
+        and earlier != file.sha256
+    ]
+
+
 def url_key(url: str) -> str:
     """`url-` and the hex sha256 of an upstream file's address, for files whose sha256 is not known."""
     return "url-" + hashlib.sha256(url.encode()).hexdigest()
+
+
+def blake2b_in_path(record: FileRecord) -> str | None:
+    """The hex BLAKE2b-256 that a file's address names, if its path is of PyPI's shape; else None.
+
+    PyPI's paths are `/packages/`, 2, 2 and 60 digits, and the filename. Other file hosts cut other digests up like
+    this: what is the page's sha256 is none of BLAKE2b. Metadata stand below the digest of their file, so it
+    says nothing of theirs.
+    """
+    match = _BLAKE2B_PATH.match(urlsplit(record.url).path)
+    if match is None or unquote(match[4]) != record.filename or record.filename.endswith(".metadata"):
+        return None
+    digest = match[1] + match[2] + match[3]
+    return None if digest == record.sha256 else digest
 
 
 def api_version(page: Page) -> str:

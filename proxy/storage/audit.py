@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from proxy.domain.access import Caller
+from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
+from proxy.domain.pages import ChangedFile
 from proxy.storage.tables import audit
+
+CHANGED = "changed"
+"""The action of what upstreams do: other bytes under a known filename."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +73,35 @@ def record(
             request_id=by.request_id,
         )
     )
+
+
+def record_changed(
+    connection: Connection, at: datetime, upstream: str, name: Name, changed: Sequence[ChangedFile]
+) -> None:
+    """Append an event `changed` for each file that an upstream replaced under its name.
+
+    The upstream did it, not a caller: it stands as `{"kind": "upstream", "id": null, "user": its name}`. The
+    same replacement is recorded once, however many processes notice it and however often.
+
+    Args:
+        connection: of a `Change` of the registry.
+        at: when it was noticed; aware.
+    """
+    query = select(audit.c.filename, audit.c.detail).where(audit.c.name == name, audit.c.action == CHANGED)
+    recorded = [(row.filename, row.detail) for row in connection.execute(query)]
+    for file in changed:
+        detail = {"upstream": upstream, "before": file.before, "after": file.after}
+        if (file.filename, detail) in recorded:
+            continue
+        connection.execute(
+            insert(audit).values(
+                at=at,
+                action=CHANGED,
+                who_kind="upstream",
+                who_user=upstream,
+                name=name,
+                version=file.version,
+                filename=file.filename,
+                detail=detail,
+            )
+        )

@@ -9,6 +9,7 @@
     cache/pages-v1/<upstream>/<name>    parsed upstream pages
     cache/documents-v1/<upstream>/<name>/<part>  what upstreams' JSON APIs said; part: `project` or a version's digest
     cache/names-v1/<upstream>           the list of all names of an upstream (cache.names_file)
+    cache/damaged.json                  files that `cache verify` last found damaged and left; may be lost
     run/locks                           byte ranges that processes lock (storage.locks)
     run/serve.pid                       process id of the server, for people and scripts
     owner-token                         the token of the first start (mode 0600)
@@ -84,6 +85,10 @@ class Layout:
     @property
     def known_names(self) -> str:
         return self._below("cache", "names-v1")
+
+    @property
+    def damaged_files(self) -> str:
+        return self._below("cache", "damaged.json")
 
     @property
     def run(self) -> str:

@@ -29,7 +29,7 @@ from yarl import URL
 
 from proxy.domain.documents import UpstreamDocument
 from proxy.domain.names import Name
-from proxy.domain.pages import Page
+from proxy.domain.pages import FileRecord, Page, blake2b_in_path
 from proxy.domain.snapshot import UpstreamSettings
 from proxy.errors import (
     OverlayError,
@@ -40,6 +40,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.observe.metrics import Asking, Kind, UpstreamMetrics
 from proxy.upstream.documents import parse_document
 from proxy.upstream.hosts import GuardedResolver, Origin, PrivateAddress, Reach
 from proxy.upstream.parse import Unusable, parse_page, unzip
@@ -162,15 +163,19 @@ class FoundNames:
 class Upstream:
     """One configured upstream. One object per event loop; connections are opened when first needed."""
 
-    def __init__(self, settings: UpstreamSettings, *, max_page_size: int, user_agent: str) -> None:
+    def __init__(
+        self, settings: UpstreamSettings, *, max_page_size: int, user_agent: str, metrics: UpstreamMetrics
+    ) -> None:
         """Take validated settings; touches neither network nor loop.
 
         Args:
             max_page_size: bytes of a decoded page; a bigger one is refused.
             user_agent: what we call ourselves to the upstream's operators.
+            metrics: where its requests are counted.
         """
         self.settings = settings
         self.name = settings.name
+        self._metrics = metrics
         self._reach = Reach(settings)
         self._max_page_size = max_page_size
         self._user_agent = user_agent
@@ -198,6 +203,15 @@ class Upstream:
         if refusal is not None:
             raise UpstreamFaulty(self.name, f"{self.name}: {refusal}")
 
+    def blake2b_of(self, record: FileRecord) -> str | None:
+        """The hex BLAKE2b-256 that the address of `record` promises; None where it promises none.
+
+        Believed on hosts alone that `file_hosts` names one by one. That is how the shipped configuration
+        names PyPI's file host; an index that serves its files itself, or from a crowd of hosts, may mean something
+        else by a path of that shape, and its good files must not be refused.
+        """
+        return blake2b_in_path(record) if self._reach.is_file_host(record.url) else None
+
     async def page(self, name: Name, etag: str | None = None) -> Found[Page] | NotModified | NoSuchProject:
         """Fetch the project page of `name`, or learn that the one with validator `etag` still holds.
 
@@ -208,6 +222,7 @@ class Upstream:
             UpstreamFaulty: any other answer, one that is no page of `name`, or one over the size limit.
         """
         return await self._ask(
+            "page",
             f"{self.settings.index_url}{name}/",
             _conditional(ACCEPT, etag),
             f"the page of {name}",
@@ -226,6 +241,7 @@ class Upstream:
         """
         part = "" if version is None else f"/{quote(version, safe='')}"
         return await self._ask(
+            "document",
             f"{self.settings.json_url}{name}{part}/json",
             _conditional("application/json", etag),
             f"the document of {name}{part}",
@@ -233,14 +249,22 @@ class Upstream:
         )
 
     async def _ask(
-        self, url: str, headers: Mapping[str, str], what: str, parse: Callable[[bytes, str, str], T]
+        self,
+        kind: Kind,
+        url: str,
+        headers: Mapping[str, str],
+        what: str,
+        parse: Callable[[bytes, str, str], T],
     ) -> Found[T] | NotModified | NoSuchProject:
         """Fetch something that fits into memory; `parse` as `_read` has it."""
-        with self.translated(what):
+        with self._metrics.asking(kind) as asking, self.translated(what):
             async with asyncio.timeout(self._page_time), self._get(url, headers, what) as response:
+                asking.head_came()
                 if response.status in (404, 410):
+                    asking.outcome = "absent"
                     return NoSuchProject()
                 if response.status == 304 and "If-None-Match" in headers:
+                    asking.outcome = "unchanged"
                     return NotModified(_max_age(response.headers))
                 if response.status != 200:
                     raise self._refused(response, what)
@@ -256,8 +280,10 @@ class Upstream:
         """
         what = "its list of names"
         headers = _conditional(ACCEPT, etag)
-        async with self._translated_get(self.settings.index_url, headers, what) as response:
+        opened = self._translated_get("names", self.settings.index_url, headers, what)
+        async with opened as (response, asking):
             if response.status == 304 and etag is not None:
+                asking.outcome = "unchanged"
                 yield NotModified(_max_age(response.headers))
                 return
             if response.status != 200:
@@ -295,7 +321,7 @@ class Upstream:
             if etag is not None:
                 headers["If-Range"] = etag
         what = f"the file {url.partition('?')[0].rpartition('/')[2][:200]}"
-        async with self._file_slots, self._translated_get(url, headers, what) as response:
+        async with self._file_slots, self._translated_get("file", url, headers, what) as (response, _):
             if response.status in _GONE:
                 raise UpstreamFaulty(self.name, f"{what} is gone from {self.name} ({response.status})")
             if end is not None and response.status in _NO_RANGES:
@@ -319,13 +345,15 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def _translated_get(
-        self, url: str, headers: Mapping[str, str], what: str
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        self, kind: Kind, url: str, headers: Mapping[str, str], what: str
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Asking]]:
         """`_get` whose opening alone is translated: what its user raises inside is not an upstream's fault."""
         async with contextlib.AsyncExitStack() as stack:
+            asking = stack.enter_context(self._metrics.asking(kind))
             with self.translated(what):
                 response = await stack.enter_async_context(self._get(url, headers, what))
-            yield response
+            asking.head_came()
+            yield response, asking
 
     @contextlib.asynccontextmanager
     async def _get(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
@@ -112,6 +113,7 @@ class Reach:
             else:
                 self._hosts.add((host, port))
                 self._literals.add(literal(host))
+        self._file_hosts = frozenset(self._hosts)
         if settings.json_url is not None:
             # The operator named it, so it may be asked, and a literal address there is leave enough for itself.
             json_api = Origin.of(settings.json_url)
@@ -139,18 +141,31 @@ class Reach:
             return "a link leads into a private network"
         return None
 
+    def is_file_host(self, url: str) -> bool:
+        """Whether the host of `url` stands in `file_hosts` by its own name: neither the index nor below a `*.`."""
+        try:
+            target = Origin.of(url)
+        except ValueError:
+            return False
+        return _stands_in(self._file_hosts, target)
+
     def is_closed(self, address: IPv4Address | IPv6Address) -> bool:
         """Whether `address` must not be connected to because of the network that it lies in."""
         return not self._private_network and is_private(address)
 
     def _listed(self, target: Origin) -> bool:
-        default = target.port == _DEFAULT_PORTS[target.scheme]
-        if (target.host, target.port) in self._hosts or (default and (target.host, None) in self._hosts):
+        if _stands_in(self._hosts, target):
             return True
+        default = target.port == _DEFAULT_PORTS[target.scheme]
         return any(
             target.host.endswith(suffix) and (port == target.port or (port is None and default))
             for suffix, port in self._suffixes
         )
+
+
+def _stands_in(hosts: AbstractSet[tuple[str, int | None]], target: Origin) -> bool:
+    default = target.port == _DEFAULT_PORTS[target.scheme]
+    return (target.host, target.port) in hosts or (default and (target.host, None) in hosts)
 
 
 def _host_and_port(entry: str) -> tuple[str, int | None]:

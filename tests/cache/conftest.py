@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +17,10 @@ from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.files import Files
 from proxy.cache.pages import Pages
 from proxy.cache.transfers import Transfer
-from proxy.domain.pages import FileRecord
+from proxy.domain.names import Name
+from proxy.domain.pages import ChangedFile, FileRecord
 from proxy.domain.snapshot import CacheSettings, UpstreamSettings
+from proxy.observe.metrics import Metrics
 from proxy.storage.database import Database
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
@@ -50,6 +52,7 @@ class Rig:
     settings: CacheSettings = field(default_factory=CacheSettings)
     clock: Clock = field(default_factory=Clock)
     options: dict[str, Any] = field(default_factory=dict)
+    changed: list[tuple[str, Name, ChangedFile]] = field(default_factory=list)
     pages: Pages = field(init=False)
     documents: UpstreamDocuments = field(init=False)
     files: Files = field(init=False)
@@ -64,12 +67,21 @@ class Rig:
         timeouts = {"connect_timeout": timedelta(seconds=2), "read_timeout": timedelta(seconds=2)}
         said = {**timeouts, "json_url": f"{self.upstream.url}/pypi/", **self.options}
         about = UpstreamSettings("pypi", self.upstream.index_url, **said)
-        self.client = Upstream(about, max_page_size=10 << 20, user_agent="pypi-overlay/test")
+        self.metrics = Metrics("0", "", 0)
+        self.client = Upstream(
+            about,
+            max_page_size=10 << 20,
+            user_agent="pypi-overlay/test",
+            metrics=self.metrics.upstream("pypi"),
+        )
         both = (self.layout, self.database, {"pypi": self.client}, self.settings, self.clock)
-        self.pages = Pages(*both)
+        self.pages = Pages(*both, self.note_changed)
         self.documents = UpstreamDocuments(self.layout, {"pypi": self.client}, self.settings, self.clock)
-        self.files = Files(*both)
+        self.files = Files(*both, self.metrics.cache)
         self.files.recover()
+
+    async def note_changed(self, upstream: str, name: Name, changed: Sequence[ChangedFile]) -> None:
+        self.changed += [(upstream, name, file) for file in changed]
 
     async def close(self) -> None:
         await self.pages.close()

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.cache import transfers
@@ -148,6 +149,70 @@ async def test_wrong_bytes_are_never_read_whole_and_never_kept(rig: Rig, content
     assert rig.asked("/packages/") == 1
     rig.clock.advance(seconds=11)
     assert await rig.fetch(record) == content
+
+
+async def believe_addresses(rig: Rig) -> None:
+    """Name the upstream's host in `file_hosts`, as the shipped configuration names PyPI's."""
+    rig.options = {"file_hosts": (rig.upstream.host,)}
+    await rig.reopen()
+
+
+def moved(rig: Rig, record: FileRecord, digest: str) -> FileRecord:
+    """Have the upstream serve the file of `record` below another digest too."""
+    path = f"/packages/{digest[:2]}/{digest[2:4]}/{digest[4:]}/{record.filename}"
+    rig.upstream.fault(path, redirect=record.url)
+    return msgspec.structs.replace(record, url=rig.upstream.url + path)
+
+
+async def test_wrong_bytes_are_told_by_the_address_alone_where_it_names_a_blake2b(rig: Rig) -> None:
+    await believe_addresses(rig)
+    record = publish(rig, BIG, sha256=None)
+    rig.upstream.fault(FILES, alter=-1, nth=1)
+    received: list[bytes] = []
+    with pytest.raises(ContentMismatch, match="BLAKE2b-256"):
+        await follow(rig.files.join("pypi", record), received)
+    assert sum(map(len, received)) <= len(BIG) - HOLD_BACK
+    await rig.settle()
+    assert (stored(rig), partial(rig)) == ([], [])
+    rig.clock.advance(seconds=11)
+    assert await rig.fetch(record) == BIG
+
+
+async def test_both_digests_are_checked(rig: Rig) -> None:
+    await believe_addresses(rig)
+    record = publish(rig, BIG)
+    with pytest.raises(ContentMismatch, match="BLAKE2b-256"):
+        await rig.fetch(moved(rig, record, "0" * 64))
+    await rig.settle()
+    with pytest.raises(ContentMismatch, match="sha256"):
+        await rig.fetch(msgspec.structs.replace(record, sha256="0" * 64))
+    rig.clock.advance(seconds=11)
+    assert await rig.fetch(record) == BIG
+
+
+async def test_an_address_promises_nothing_where_its_digest_means_something_else(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    # The host is the index's own, and is not listed.
+    assert await rig.fetch(moved(rig, record, "0" * 64)) == BIG
+    await believe_addresses(rig)
+    assert record.sha256 is not None
+    rig.files.purge(None)
+    assert await rig.fetch(moved(rig, record, record.sha256)) == BIG
+    # Metadata lie below the digest of their file.
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "1.0"))
+    cached = await rig.pages.get("pypi", Name("widgets"))
+    assert cached is not None
+    assert b"Name: widgets" in await rig.fetch(metadata_record(cached.value.files[0]))
+
+
+async def test_a_broken_connection_is_continued_where_the_address_alone_tells_the_halves_together(
+    rig: Rig,
+) -> None:
+    await believe_addresses(rig)
+    record = publish(rig, BIG, sha256=None)
+    rig.upstream.fault(FILES, nth=1, truncate=200_000, headers={"ETag": None})
+    assert await rig.fetch(record) == BIG
+    assert rig.asked("/packages/") == 2
 
 
 @pytest.mark.parametrize("size", [len(BIG) + 1, len(BIG) - 1, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 from proxy.domain.names import Name
-from proxy.domain.pages import url_key
-from proxy.errors import UpstreamBusy, UpstreamError, UpstreamFaulty, UpstreamUnreachable
+from proxy.domain.pages import ChangedFile, url_key
+from proxy.errors import StoreUnavailable, UpstreamBusy, UpstreamError, UpstreamFaulty, UpstreamUnreachable
 from tests.cache.conftest import Rig
 from tests.support.wheels import make_wheel
 
@@ -105,6 +106,49 @@ async def test_an_older_page_that_changed_is_replaced(rig: Rig) -> None:
     rig.clock.advance(hours=1)
     assert await status(rig) == "fwd=stale; fwd-status=200; stored"
     assert await versions(rig) == ("1.0", "2.0")
+
+
+async def test_T_CONF6_files_that_a_newer_page_names_with_another_digest_are_told(rig: Rig) -> None:
+    filename, content = make_wheel("widgets", "1.0")
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
+    rig.clock.advance(hours=1)
+    assert await versions(rig) == ("1.0", "2.0")
+    assert rig.changed == []
+    other = make_wheel("widgets", "1.0", modules={"new.py": "x = 1"})[1]
+    rig.upstream.add_file("widgets", filename, other)
+    rig.clock.advance(hours=1)
+    assert await status(rig) == "fwd=stale; fwd-status=200; stored"
+    before, after = (hashlib.sha256(one).hexdigest() for one in (content, other))
+    assert rig.changed == [("pypi", WIDGETS, ChangedFile(filename, "1.0", before, after))]
+    rig.clock.advance(hours=1)
+    assert await status(rig) == "fwd=stale; fwd-status=304; stored"
+    assert len(rig.changed) == 1
+
+
+async def test_a_file_whose_digest_becomes_known_has_not_changed(rig: Rig) -> None:
+    rig.upstream.configure(hashes=[])
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.configure(hashes=["sha256"])
+    rig.clock.advance(hours=1)
+    assert await status(rig) == "fwd=stale; fwd-status=200; stored"
+    assert rig.changed == []
+
+
+async def test_what_cannot_be_recorded_is_shown_all_the_same(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise StoreUnavailable("the registry database is busy")
+
+    monkeypatch.setattr(rig.pages, "_note_changed", fail)
+    await rig.pages.get("pypi", WIDGETS)
+    name, content = make_wheel("widgets", "1.0", modules={"new.py": "x = 1"})
+    rig.upstream.add_file("widgets", name, content)
+    rig.clock.advance(hours=1)
+    cached = await rig.pages.get("pypi", WIDGETS)
+    assert cached is not None
+    assert cached.value.files[0].sha256 == hashlib.sha256(content).hexdigest()
 
 
 async def test_the_upstreams_shorter_max_age_counts(rig: Rig) -> None:
@@ -214,6 +258,7 @@ async def test_absence_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 PURGER = """
+import asyncio
 import sys
 from datetime import UTC, datetime
 from proxy.cache.pages import Pages
@@ -226,7 +271,8 @@ from proxy.storage.locks import Locks
 layout = Layout(sys.argv[1])
 locks = Locks(layout)
 database = Database(layout.cache_database, locks, name="cache")
-pages = Pages(layout, database, {}, CacheSettings(), lambda: datetime.now(UTC))
+note = lambda *said: asyncio.sleep(0)
+pages = Pages(layout, database, {}, CacheSettings(), lambda: datetime.now(UTC), note)
 print(sum(pages.purge(parse_name(name)) for name in sys.argv[2:]) if sys.argv[2:] else pages.purge(None))
 """
 

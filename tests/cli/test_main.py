@@ -58,7 +58,7 @@ def test_every_command_tells_of_both_options_and_of_itself() -> None:
         below = shown.stdout.partition("Commands:\n")[2].splitlines()
         return 1 + sum(walk([*words, line.split()[0]]) for line in below)
 
-    assert walk([]) == 25
+    assert walk([]) == 26
 
 
 def test_the_options_stand_before_or_behind_a_command(site: Site) -> None:

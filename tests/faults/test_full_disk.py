@@ -7,6 +7,7 @@ No test may fill a real disk, so the system limits the size of every file that t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import socket
@@ -122,7 +123,8 @@ def test_a_file_that_cannot_be_kept_is_passed_through(
         ({}, {"alter": 1}, False),
         ({}, {"alter": -1}, False),
         ({}, {"truncate": 400_000, "nth": 2}, False),
-        ({"hashes": []}, {}, False),
+        ({"hashes": []}, {}, True),
+        ({"hashes": []}, {"alter": -1}, False),
     ],
     ids=str,
 )
@@ -133,7 +135,7 @@ def test_what_is_passed_through_is_verified_all_the_same(
     fault: dict[str, Any],
     served: bool,
 ) -> None:
-    """Without a digest nothing could tell whether two halves are of one file: then there is no second half."""
+    """Where the page names no digest, the address does."""
     name, content = f"gears{next(numbers)}", BIG[1]
     filename = f"{name}-1.0-py3-none-any.whl"
     upstream.add_file(name, filename, content)
@@ -142,8 +144,7 @@ def test_what_is_passed_through_is_verified_all_the_same(
         upstream.fault(f"/packages/*{filename}", **fault)
     target = address(filename, content)
     if about.get("hashes") == []:
-        path = Wire(cramped.url).get(f"/simple/{name}/", headers={"Accept": JSON}).json["files"][0]["url"]
-        target = "/" + path.lstrip("./")
+        target = only_link(cramped, name)
     answer = outcome(cramped, target)
     if served:
         assert answer is not None
@@ -151,6 +152,26 @@ def test_what_is_passed_through_is_verified_all_the_same(
         assert answer.body == content
     else:
         assert_incomplete(answer, len(content))
+
+
+def only_link(server: OverlayServer, name: str) -> str:
+    """Where a page says that its one file is."""
+    path: str = Wire(server.url).get(f"/simple/{name}/", headers={"Accept": JSON}).json["files"][0]["url"]
+    return "/" + path.lstrip("./")
+
+
+def test_without_any_digest_there_is_no_second_half(cramped: OverlayServer, upstream: FakeUpstream) -> None:
+    """Nothing could tell whether the two are of one file."""
+    name, content = f"gears{next(numbers)}", BIG[1]
+    filename = f"{name}-1.0-py3-none-any.whl"
+    blake = hashlib.blake2b(content, digest_size=32).hexdigest()
+    upstream.add_file(name, filename, content, url=f"{upstream.url}/plain/{filename}")
+    upstream.change_project(name, hashes=[])
+    upstream.fault(
+        f"/plain/{filename}",
+        redirect=f"{upstream.url}/packages/{blake[:2]}/{blake[2:4]}/{blake[4:]}/{filename}",
+    )
+    assert_incomplete(outcome(cramped, only_link(cramped, name)), len(content))
 
 
 @contextlib.contextmanager

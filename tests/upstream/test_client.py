@@ -25,6 +25,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.observe.metrics import Metrics
 from proxy.upstream.client import Found, NoSuchProject, NotModified, Upstream
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import free_port
@@ -42,6 +43,7 @@ async def client(
         UpstreamSettings("pypi", index_url, **{"read_timeout": timedelta(seconds=5), **settings}),
         max_page_size=max_page_size,
         user_agent="pypi-overlay/test",
+        metrics=Metrics("0", "", 0).upstream("pypi"),
     )
     try:
         yield made

@@ -12,6 +12,7 @@ from proxy.domain.documents import MAX_DESCRIPTION, FileNote, UpstreamDocument, 
 from proxy.domain.names import Name
 from proxy.domain.snapshot import UpstreamSettings
 from proxy.errors import UpstreamFaulty
+from proxy.observe.metrics import Metrics
 from proxy.upstream.client import Found, Upstream
 from proxy.upstream.documents import MAX_ITEMS, MAX_TEXT, parse_document
 from proxy.upstream.parse import Unusable
@@ -200,7 +201,8 @@ async def test_a_json_api_may_have_an_address_of_its_own_and_gets_no_credentials
         username="bob",
         password="secret",
     )
-    client = Upstream(settings, max_page_size=1 << 20, user_agent="pypi-overlay/test")
+    metrics = Metrics("0", "", 0).upstream("pypi")
+    client = Upstream(settings, max_page_size=1 << 20, user_agent="pypi-overlay/test", metrics=metrics)
     try:
         found = await client.document(GEARS, "1.0")
         assert isinstance(found, Found)

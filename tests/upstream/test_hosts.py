@@ -36,6 +36,22 @@ def test_the_index_and_the_listed_hosts_may_be_asked(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "is_listed"),
+    [
+        ("https://files.example.org/x", True),
+        ("https://mirror.example.org:8443/x", True),
+        ("https://mirror.example.org/x", False),
+        ("https://eu.cdn.example.org/x", False),
+        ("https://index.example.org/x", False),
+        ("https://index.example.org:8444/x", False),
+        ("ftp://files.example.org/x", False),
+    ],
+)
+def test_a_file_host_is_one_that_is_listed_by_its_own_name(url: str, is_listed: bool) -> None:
+    assert reach(json_url="https://index.example.org:8444/pypi/").is_file_host(url) is is_listed
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "http://169.254.169.254/latest/meta-data",
