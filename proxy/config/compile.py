@@ -59,6 +59,7 @@ def compile_snapshot(loaded: Loaded) -> Snapshot:
             else TlsSettings(config.server.tls.certificate, config.server.tls.key),
             default_project=_default_project(config.server.default_project, tree),
             external_url=config.server.external_url,
+            metrics=config.server.metrics,
         ),
         log=LogSettings(config.log.format, config.log.level),
         limits=Limits(**dict(config.limits)),

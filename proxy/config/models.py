@@ -36,6 +36,7 @@ from proxy.config.values import (
     LocalVersions,
     LogFormat,
     LogLevel,
+    MetricsWord,
     NamespacePathText,
     Network,
     Number,
@@ -91,6 +92,9 @@ class Server(Section):
     )
     default_project: OptionalPath = Field(
         description="What /legacy/ publishes to; null: the root's project `default`, where there is one."
+    )
+    metrics: MetricsWord = Field(
+        description="Who may read /metrics: local (clients on this machine), open (everybody), owner (by token)."
     )
 
 

@@ -437,6 +437,7 @@ ClaimText: TypeAlias = Annotated[
     str, PlainValidator(_claim_text), WithJsonSchema({"type": "string", "minLength": 1})
 ]
 
+METRICS_WORDS = ("local", "open", "owner")
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VISIBILITIES = ("private", "internal", "public")
@@ -444,6 +445,11 @@ JOBS = ("tenant", "self")
 ROLES = ("reporter", "developer", "maintainer", "owner")
 LOCKABLE = tuple(key for key in POLICY_KEYS if key != "lock")
 
+MetricsWord: TypeAlias = Annotated[
+    Literal["local", "open", "owner"],
+    PlainValidator(_choice(*METRICS_WORDS)),
+    _schema(enum=list(METRICS_WORDS)),
+]
 LogFormat: TypeAlias = Annotated[
     Literal["text", "json"], PlainValidator(_choice(*LOG_FORMATS)), _schema(enum=list(LOG_FORMATS))
 ]

@@ -71,6 +71,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """`/metrics`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explain:
     """`/api/v1/explain`; what it asks stands in the query."""
 
@@ -206,6 +211,7 @@ Address: TypeAlias = (
     Home
     | Health
     | Ready
+    | Metrics
     | Explain
     | LegacyUpload
     | Base
@@ -245,6 +251,8 @@ def parse(target: str, tree: Tree) -> Address:
             return Health()
         case ["readyz"]:
             return Ready()
+        case ["metrics"]:
+            return Metrics()
         case ["api", "v1", "explain"]:
             return Explain()
         case ["api", "v1", *_]:

@@ -55,6 +55,7 @@ class ServerSettings:
     """Where and how the server listens. `listen` is `host:port` or `unix:/path`.
 
     `external_url` is its address for clients without a slash at the end, where answers need one.
+    `metrics` says who may read them: local, open or owner.
     """
 
     listen: str = "127.0.0.1:8080"
@@ -62,6 +63,7 @@ class ServerSettings:
     tls: TlsSettings | None = None
     default_project: NamespacePath | None = None
     external_url: str | None = None
+    metrics: str = "local"
 
 
 @dataclass(frozen=True, slots=True)

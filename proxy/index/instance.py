@@ -20,6 +20,7 @@ from proxy.index.documents import Documents
 from proxy.index.metadata import Metadata
 from proxy.index.names import NameLists
 from proxy.index.variants import Variants
+from proxy.observe.metrics import Metrics
 from proxy.registry.publish import Publisher
 from proxy.storage.database import Database
 from proxy.storage.layout import Layout
@@ -55,6 +56,7 @@ class Instance:
     issuers: Issuers
     issuer_documents: IssuerDocuments
     throttle: Throttle
+    metrics: Metrics
     version: str
     started_at: datetime
     now: Callable[[], datetime]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from proxy.archive.sandbox import Sandbox
@@ -22,11 +23,13 @@ from proxy.identity.oidc import Issuers, Trust
 from proxy.identity.throttle import Throttle
 from proxy.identity.tokens import LastUse
 from proxy.index.answers import Index
+from proxy.index.changed import note_changed
 from proxy.index.documents import Documents
 from proxy.index.instance import Instance
 from proxy.index.metadata import Metadata
 from proxy.index.names import NameLists
 from proxy.index.variants import Variants
+from proxy.observe.metrics import Metrics
 from proxy.registry import namespaces
 from proxy.registry.publish import Publisher
 from proxy.storage.database import Change, Database
@@ -91,17 +94,23 @@ def open_instance(
     except BaseException:
         locks.close()
         raise
+    metrics = Metrics(program_version(), snapshot.digest, snapshot.cache.max_size)
     agent = f"pypi-overlay/{program_version()} (caching package index)"
     upstreams = {
-        name: Upstream(settings, max_page_size=snapshot.limits.max_page_size, user_agent=agent)
+        name: Upstream(
+            settings,
+            max_page_size=snapshot.limits.max_page_size,
+            user_agent=agent,
+            metrics=metrics.upstream(name),
+        )
         for name, settings in snapshot.upstreams.items()
     }
     issuer_documents = IssuerDocuments(agent)
     issuers = Issuers(snapshot.oidc, Trust(snapshot.tree, snapshot.oidc), issuer_documents, now)
     objects = DiskObjects(layout)
     sandbox = Sandbox()
-    pages = Pages(layout, cache, upstreams, snapshot.cache, now)
-    files = Files(layout, cache, upstreams, snapshot.cache, now)
+    pages = Pages(layout, cache, upstreams, snapshot.cache, now, partial(note_changed, registry, now))
+    files = Files(layout, cache, upstreams, snapshot.cache, now, metrics.cache)
     upstream_documents = UpstreamDocuments(layout, upstreams, snapshot.cache, now)
     metadata = Metadata(files, upstreams, now)
     known_names = KnownNames(layout, locks, upstreams, now)
@@ -133,6 +142,7 @@ def open_instance(
         issuers=issuers,
         issuer_documents=issuer_documents,
         throttle=Throttle(snapshot.limits.failed_logins, now),
+        metrics=metrics,
         version=program_version(),
         started_at=now(),
         now=now,

@@ -26,6 +26,7 @@ from proxy.domain.addresses import (
     Home,
     JsonDocument,
     LegacyUpload,
+    Metrics,
     NameList,
     OidcAudience,
     OidcMint,
@@ -42,10 +43,11 @@ from proxy.domain.namespaces import ROOT, Kind, Namespace
 from proxy.errors import NoSuchNamespace, OverlayError
 from proxy.index.instance import Instance
 from proxy.observe.logs import Logger, new_request_id
+from proxy.observe.metrics import Route
 from proxy.observe.redaction import redact
-from proxy.web import admin, files, gitlab, json_api, oidc, plain, problems, simple, upload
+from proxy.web import admin, files, gitlab, json_api, metrics, oidc, plain, problems, simple, upload
 from proxy.web.callers import Callers
-from proxy.web.notes import API, BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID, UNDER_WAY
+from proxy.web.notes import API, BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID, ROUTE, SENT, UNDER_WAY
 
 _READS = frozenset({"GET", "HEAD"})
 _EVERYWHERE = {
@@ -65,13 +67,14 @@ def build(instance: Instance, logger: Logger) -> web.Application:
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         address = parse(request.raw_path, instance.snapshot.tree)
+        request[ROUTE] = _route(address, request.method)
         request[API] = isinstance(address, Api | Explain | GitlabPackages) or (
             isinstance(address, Unknown) and address.is_api
         )
         return await _answer(request, address, instance, callers)
 
     app = web.Application(
-        middlewares=[_observed(logger, callers), _translated(logger)], client_max_size=1 << 20
+        middlewares=[_observed(logger, instance, callers), _translated(logger)], client_max_size=1 << 20
     )
     app[CLOSING] = asyncio.Event()
     app[UNDER_WAY] = {}
@@ -101,6 +104,8 @@ async def _answer(
             return await plain.healthz(request)
         case Ready() if reads:
             return await plain.readyz(request, instance)
+        case Metrics() if reads:
+            return await metrics.metrics(request, instance, callers)
         case Explain() if reads:
             return await plain.explain_name(request, instance, callers)
         case ProjectPage() if reads:
@@ -125,6 +130,31 @@ async def _answer(
                 return await _nothing_here(request, address, instance, callers)
             finally:
                 await upload.read_on(request, instance)
+
+
+def _route(address: Address, method: str) -> Route:
+    """The word under which requests to an address are counted."""
+    match address:
+        case ProjectPage() | OwnPage():
+            return "page"
+        case File(suffix=".metadata"):
+            return "metadata"
+        case File(suffix=".provenance"):
+            return "provenance"
+        case File():
+            return "file"
+        case JsonDocument():
+            return "json"
+        case NameList():
+            return "names"
+        case Base() | LegacyUpload() if method == "POST":
+            return "upload"
+        case GitlabPackages():
+            return "gitlab"
+        case Api() | Explain():
+            return "api"
+        case _:
+            return "other"
 
 
 async def _nothing_here(
@@ -197,14 +227,15 @@ def _break_off_if_begun(request: web.Request, error: Exception) -> None:
         raise ConnectionResetError("the answer was broken off") from error
 
 
-def _observed(logger: Logger, callers: Callers) -> Middleware:
-    """Request id, and one line of access log when the answer has left or broken off."""
+def _observed(logger: Logger, instance: Instance, callers: Callers) -> Middleware:
+    """Request id, and when the answer has left or broken off, one line of access log and one more in the metrics."""
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[REQUEST_ID] = new_request_id()
         began = time.perf_counter()
-        status, sent = 499, 0
+        status, sent, cache_status = 499, 0, ""
+        instance.metrics.begun()
         request.app[UNDER_WAY][request[REQUEST_ID]] = request
         try:
             response = await handler(request)
@@ -215,12 +246,24 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
                 request.transport.abort()
             return web.Response(status=status)
         else:
-            status, sent = response.status, response.body_length if response.prepared else _length(response)
+            status, sent = response.status, 0 if request.method == "HEAD" else _length(response)
+            cache_status = response.headers.get("Cache-Status", "")
             return response
         finally:
             del request.app[UNDER_WAY][request[REQUEST_ID]]
             decision = request.get(DECIDED)
             caller = request.get(CALLER)
+            seconds = time.perf_counter() - began
+            sent = request.get(SENT, sent)
+            instance.metrics.answered(
+                request.get(ROUTE, "other"),
+                request.method,
+                status,
+                decision.word if decision is not None else None,
+                cache_status,
+                sent,
+                seconds,
+            )
             values = {
                 "request_id": request[REQUEST_ID],
                 "method": request.method,
@@ -228,7 +271,7 @@ def _observed(logger: Logger, callers: Callers) -> Middleware:
                 "path": _shown_path(request)[:1000],
                 "status": status,
                 "bytes": sent,
-                "ms": round((time.perf_counter() - began) * 1000, 1),
+                "ms": round(seconds * 1000, 1),
                 "client": callers.address(request),
                 "caller": caller.label if caller is not None else "anonymous",
                 "token": caller.token if caller is not None else None,

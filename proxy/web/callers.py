@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Sight, sight
 from proxy.domain.namespaces import NamespacePath
-from proxy.errors import NotAuthenticated
+from proxy.errors import NotAuthenticated, Throttled
 from proxy.identity import credentials
 from proxy.identity.credentials import Presented
 from proxy.identity.oidc import looks_like_identity
@@ -78,7 +78,13 @@ class Callers:
         Raises:
             Throttled: instead of that, since there were too many such requests.
         """
-        self._instance.throttle.failed(self.address(request), text, refusal)
+        metrics = self._instance.metrics
+        try:
+            self._instance.throttle.failed(self.address(request), text, refusal)
+        except Throttled:
+            metrics.logins_throttled.inc()
+            raise
+        metrics.logins_refused.inc()
 
     def sight(self, caller: Caller) -> Sight:
         """What the caller sees; callers of equal rights share one."""
@@ -98,6 +104,10 @@ class Callers:
         )
         return "https" if request.secure or forwarded.strip().lower() == "https" else "http"
 
+    def is_trusted(self, address: str) -> bool:
+        """Whether a peer with this address, empty for that of a unix socket, is believed as a proxy."""
+        return _is_within(address, self._instance.snapshot.server.trusted_proxies)
+
     def address(self, request: web.Request) -> str:
         """The client's network address: the last hop that is no trusted proxy."""
         remote = request.remote or ""
@@ -105,13 +115,14 @@ class Callers:
         hops = ",".join(request.headers.getall("X-Forwarded-For", [])).rsplit(",", _HOPS)
         while hops and _is_within(remote, trusted):
             hop = hops.pop().strip()
-            if not _is_address(hop):
+            if not is_address(hop):
                 break
             remote = hop
         return remote
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether `text` is an IPv4 or IPv6 address."""
     try:
         ip_address(text)
     except ValueError:
@@ -123,4 +134,4 @@ def _is_within(address: str, networks: tuple[object, ...]) -> bool:
     # A unix socket has no address: whoever may open it is as near as a trusted proxy.
     if not address:
         return bool(networks)
-    return _is_address(address) and any(ip_address(address) in network for network in networks)  # type: ignore[operator]
+    return is_address(address) and any(ip_address(address) in network for network in networks)  # type: ignore[operator]

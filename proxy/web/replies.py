@@ -10,12 +10,14 @@ from datetime import timedelta
 from typing import BinaryIO
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from proxy.cache.transfers import Bypass, Transfer
 from proxy.domain.decide import Decision, Word
 from proxy.domain.negotiate import Representation
 from proxy.errors import StorageError
 from proxy.index.variants import StreamedVariant, Variant
+from proxy.web.notes import SENT
 from proxy.web.problems import NO_STORE, decided
 
 _CHUNK = 256 << 10
@@ -30,6 +32,18 @@ _TYPES = {
     Representation.HTML_V1: str(Representation.HTML_V1),
     Representation.JSON: str(Representation.JSON),
 }
+
+
+class _Streamed(web.StreamResponse):
+    """An answer that is sent in pieces; `notes.SENT` says how far it came, also where it breaks off."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        self._noted = request
+        return await super().prepare(request)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        await super().write(data)
+        self._noted[SENT] = self._noted.get(SENT, 0) + len(data)
 
 
 def matches(header: str | None, etag: str) -> bool:
@@ -76,7 +90,7 @@ async def name_list(
     whole = _tagged(request, known, _TYPES[representation], None, "", timedelta(0), is_public)
     if isinstance(variant, Variant) or whole.status == 304 or request.method == "HEAD":
         return whole
-    response = web.StreamResponse(headers=whole.headers)
+    response = _Streamed(headers=whole.headers)
     await response.prepare(request)
     async for piece in variant.pieces():
         await response.write(piece)
@@ -177,7 +191,7 @@ async def file(
             return web.Response(status=status, headers=sent)
         if length <= _SMALL:
             return web.Response(status=status, headers=sent, body=os.pread(opened.fileno(), length, first))
-        response = web.StreamResponse(status=status, headers=sent)
+        response = _Streamed(status=status, headers=sent)
         await response.prepare(request)
         await _copy(response, opened, first, first + length)
         return response
@@ -249,7 +263,7 @@ def _described(etag: str | None, size: int | None, headers: Mapping[str, str]) -
 
 
 def _streamed(etag: str | None, size: int | None, headers: Mapping[str, str]) -> web.StreamResponse:
-    response = web.StreamResponse(headers=_described(etag, size, headers))
+    response = _Streamed(headers=_described(etag, size, headers))
     if size is None:
         response.enable_chunked_encoding()
     return response

@@ -75,7 +75,7 @@ def hidden(house: House) -> Stored:
         "/favicon.ico",
         "/robots.txt",
         "/static/x",
-        "/metrics",
+        "/metrics/",
         "/.well-known/pytp?discover=%2Flegacy%2F",
         "/_/oidc/audience",
     ],
