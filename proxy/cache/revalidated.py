@@ -33,7 +33,7 @@ from cachetools import LRUCache
 from proxy.domain.freshness import Freshness, freshness_lifetime, judge
 from proxy.domain.snapshot import CacheSettings, UpstreamSettings
 from proxy.errors import OverlayError, UpstreamBusy, UpstreamError
-from proxy.storage.disk import write_all
+from proxy.storage.disk import Stamp, stamp_of, write_all
 from proxy.storage.layout import Layout
 from proxy.upstream.client import Found, NoSuchProject, NotModified, Upstream
 
@@ -96,7 +96,7 @@ class _Kept(Generic[Value]):
     token: str
     etag: str | None
     max_age: timedelta | None
-    stamp: tuple[int, int, int] | None = None
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ class Revalidated(ABC, Generic[Key, Value]):
             envelope.token,
             envelope.etag,
             max_age,
-            _stamp(state),
+            stamp_of(state),
         )
 
     def _judge(self, kept: _Kept[Value]) -> Freshness:
@@ -241,7 +241,7 @@ class Revalidated(ABC, Generic[Key, Value]):
         except OSError:
             return None
         kept = self._memory.get(path)
-        if kept is None or kept.stamp != _stamp(state):
+        if kept is None or kept.stamp != stamp_of(state):
             big = state.st_size > _INLINE_BYTES
             kept = await asyncio.to_thread(self._read, path) if big else self._read(path)
             self._remember(path, kept)
@@ -339,10 +339,6 @@ def _encoded_size(kept: _Kept[Value]) -> int:
     return kept.stamp[1] if kept.stamp is not None else 0
 
 
-def _stamp(state: os.stat_result) -> tuple[int, int, int]:
-    return state.st_mtime_ns, state.st_size, state.st_ino
-
-
 def _token(encoded: bytes | memoryview) -> str:
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
@@ -379,4 +375,4 @@ def _write(path: str, aside: str, kept: _Kept[Value]) -> tuple[_Kept[Value], OSE
             os.close(descriptor)
     except OSError as error:
         return kept, error
-    return replace(kept, stamp=_stamp(state)), None
+    return replace(kept, stamp=stamp_of(state)), None

@@ -33,7 +33,7 @@ from sqlalchemy import Connection
 from proxy.cache.eviction import delete_file
 from proxy.cache.ledger import correct, forget, sizes_between
 from proxy.storage.database import Change, Database
-from proxy.storage.disk import write_whole
+from proxy.storage.disk import Stamp, stamp_of, write_whole
 from proxy.storage.layout import Layout
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -43,9 +43,6 @@ _SHARDS = tuple(f"{number:02x}" for number in range(256))
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _THREADS = min(4, os.cpu_count() or 1)
 """Hashing leaves the interpreter's lock alone, so it takes as many cores as there are."""
-
-Stamp: TypeAlias = tuple[int, int, int]
-"""Tells one file from another of the same name: time of change, size, inode."""
 
 _log = logging.getLogger(__name__)
 
@@ -219,15 +216,11 @@ def _look(path: str, digest: str) -> _Seen | None:
         except OSError:
             return None
         found = ""
-    return _Seen(state.st_size, _stamp_of(state), found == digest)
+    return _Seen(state.st_size, stamp_of(state), found == digest)
 
 
 def _stamp(path: str) -> Stamp | None:
     try:
-        return _stamp_of(os.stat(path))
+        return stamp_of(os.stat(path))
     except OSError:
         return None
-
-
-def _stamp_of(state: os.stat_result) -> Stamp:
-    return state.st_mtime_ns, state.st_size, state.st_ino

@@ -15,8 +15,12 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from proxy.errors import DiskFull, StorageError
+
+Stamp: TypeAlias = tuple[int, int, int]
+"""Tells one file from another of the same name: time of change, size, inode."""
 
 # EFBIG: a limit on the size of files (ulimit, quota on some file systems) is as good as no space.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -88,6 +92,11 @@ def write_whole(path: str, content: bytes) -> None:
         raise
     finally:
         os.close(descriptor)
+
+
+def stamp_of(state: os.stat_result) -> Stamp:
+    """The stamp of a file that `os.stat` or `os.fstat` described."""
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def free_space(path: str) -> int:
