@@ -9,7 +9,7 @@ from proxy.config.models import Config, Group, Policy, Project
 from proxy.domain.names import Name, PatternSet
 from proxy.domain.namespaces import ROOT, NamespacePath, Tree, Visibility
 from proxy.errors import Problem
-from proxy.registry.packages import Claim
+from proxy.registry.listing import Claim
 
 Keys = tuple[str | int, ...]
 

@@ -17,8 +17,8 @@ from proxy.config.compile import compile_snapshot, file_of
 from proxy.config.load import Loaded, json_schema, load
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import ConfigError, Problem, StorageError
-from proxy.registry import namespaces, packages
-from proxy.registry.packages import Claim
+from proxy.registry import listing, namespaces
+from proxy.registry.listing import Claim
 from proxy.server.assembly import utc_now
 from proxy.storage.database import Change, Database
 from proxy.storage.layout import Layout
@@ -139,7 +139,7 @@ def _try_on_data(snapshot: Snapshot) -> list[Claim]:
         if current_revision(change.connection) != HEADS["registry"]:
             upgrade(change.connection, "registry")
         namespaces.settle(change, snapshot.tree, utc_now(), file=file_of(snapshot))
-        raise _Tried(packages.claims(change.connection))
+        raise _Tried(listing.claims(change.connection))
 
     locks = Locks(layout)
     try:

@@ -12,7 +12,7 @@ from proxy.domain.names import Name, parse_name, parse_pattern
 from proxy.domain.namespaces import NamespacePath, Tree
 from proxy.domain.policy import Rule
 from proxy.errors import NoSuchName, NoSuchNamespace, StillInUse
-from proxy.registry import packages
+from proxy.registry import listing, packages
 from proxy.storage import audit
 from proxy.storage.audit import By
 from proxy.storage.database import Change
@@ -35,7 +35,7 @@ def list_claims(connection: Connection, tree: Tree, tenant: NamespacePath | None
     """Every claim of one tenant, or of all, in the shape of contract 12: names first, then patterns."""
     facts = packages.all_facts(connection)
     named: list[tuple[NamespacePath, dict[str, object]]] = []
-    for claim in packages.claims(connection):
+    for claim in listing.claims(connection):
         owner = tree.owner(claim.project)
         item: dict[str, object] = {
             "tenant": owner or "/",

@@ -1,8 +1,8 @@
-"""Lists of what is published: packages, releases and files, for the interfaces that people and programs browse.
+"""Lists of what is published and claimed, for the interfaces that people and programs browse.
 
-Only reads, and only what is asked for: a list names the projects whose packages it may show, and how many
-items of it from which on. Counting and sorting may take milliseconds in a large registry: serving processes
-call these in a thread.
+Only reads, and only what is asked for: a list of packages, releases or files names the projects that it may show,
+and how many items of it from which on; claims and usage are of the whole registry. Counting and sorting may take
+milliseconds in a large registry: serving processes call these in a thread.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from enum import StrEnum
 from packaging.version import Version
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
 
+from proxy.domain.decide import OwnedKind
 from proxy.domain.moments import iso
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.versions import parse_version, version_key
 from proxy.errors import InvalidVersion, NoSuchFile, NoSuchName
-from proxy.registry.packages import version_order
+from proxy.registry.packages import PUBLISHED, version_order, yank_of
 from proxy.storage.tables import files, namespaces, packages, releases
 
 
@@ -82,6 +83,17 @@ class ReleaseFile:
     size: int
     sha256: str
     uploaded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A name that a project owns. `by` names who published it first, where that is known."""
+
+    project: NamespacePath
+    name: Name
+    kind: OwnedKind
+    since: datetime
+    by: str | None
 
 
 def list_packages(
@@ -170,10 +182,7 @@ def show_package(connection: Connection, project: NamespacePath, name: Name) -> 
             files.c.uploaded_at,
             files.c.uploaded_by,
         )
-        .select_from(files)
-        .join(releases, releases.c.id == files.c.release_id)
-        .join(packages, packages.c.id == files.c.package_id)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+        .select_from(PUBLISHED)
         .where(namespaces.c.path == project, packages.c.name == name)
         .order_by(files.c.filename)
     ).all()
@@ -182,8 +191,7 @@ def show_package(connection: Connection, project: NamespacePath, name: Name) -> 
     shown: dict[str, dict[str, object]] = {}
     listed: dict[str, list[dict[str, object]]] = {}
     for row in rows:
-        yanked: bool | str = (row.yanked_reason or True) if row.yanked else False
-        shown.setdefault(row.version, {"version": row.version, "yanked": yanked})
+        shown.setdefault(row.version, {"version": row.version, "yanked": yank_of(row)})
         listed.setdefault(row.version, []).append(
             {
                 "filename": row.filename,
@@ -310,3 +318,50 @@ def find_release_file(connection: Connection, release: int, number: int) -> Rele
     if row is None:
         raise NoSuchFile(f"this package has no file with the number {number}")
     return ReleaseFile(*row)
+
+
+def claims(connection: Connection) -> list[Claim]:
+    """Every name that a project owns by files or a tombstone, by name."""
+    first = (
+        select(files.c.package_id, func.min(files.c.id).label("id")).group_by(files.c.package_id).subquery()
+    )
+    rows = connection.execute(
+        select(namespaces.c.path, packages.c.name, packages.c.claimed_since, files.c.uploaded_by)
+        .select_from(packages)
+        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+        .outerjoin(first, first.c.package_id == packages.c.id)
+        .outerjoin(files, files.c.id == first.c.id)
+        .order_by(packages.c.name, packages.c.claimed_since)
+    )
+    return [
+        Claim(
+            NamespacePath(path),
+            Name(name),
+            OwnedKind.TOMBSTONE if by is None else OwnedKind.FILES,
+            since,
+            None if by is None else str(by.get("user") or by.get("kind")),
+        )
+        for path, name, since, by in rows
+    ]
+
+
+def usage(connection: Connection) -> dict[NamespacePath, tuple[int, int, int]]:
+    """Per project: how many packages with files, how many claimed names, and how many bytes of files."""
+    sizes = (
+        select(files.c.package_id, func.sum(files.c.size).label("bytes"))
+        .group_by(files.c.package_id)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(
+            namespaces.c.path,
+            func.count(sizes.c.package_id),
+            func.count(packages.c.id),
+            func.coalesce(func.sum(sizes.c.bytes), 0),
+        )
+        .select_from(packages)
+        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+        .outerjoin(sizes, sizes.c.package_id == packages.c.id)
+        .group_by(namespaces.c.path)
+    )
+    return {NamespacePath(path): (held, claimed, int(size)) for path, held, claimed, size in rows}

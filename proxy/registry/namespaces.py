@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, exists, func, insert, or_, select, up
 from proxy.domain.names import Name
 from proxy.domain.namespaces import ROOT, Kind, Namespace, NamespacePath, Tree, is_within, lineage
 from proxy.errors import ConfigError, NoSuchNamespace, Problem, StillInUse
-from proxy.registry import packages
+from proxy.registry import listing, packages
 from proxy.storage.database import Change
 from proxy.storage.tables import files, namespaces, tokens
 from proxy.storage.tables import packages as package_rows
@@ -234,7 +234,7 @@ def list_namespaces(connection: Connection, tree: Tree) -> list[dict[str, object
     """Every namespace of the file, then those that only the data knows, in the shape of contract 12."""
     usage = [
         (path if (found := tree.get(path)) is None else found.path, used)
-        for path, used in packages.usage(connection).items()
+        for path, used in listing.usage(connection).items()
     ]
 
     def shape(path: NamespacePath, kind: Kind, found: Namespace | None) -> dict[str, object]:

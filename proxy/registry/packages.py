@@ -77,17 +77,6 @@ class Twin:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A name that a project owns. `by` names who published it first, where that is known."""
-
-    project: NamespacePath
-    name: Name
-    kind: OwnedKind
-    since: datetime
-    by: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Removed:
     """What a deletion took away. `digests` are objects that no file refers to any more."""
 
@@ -119,6 +108,12 @@ _FACTS_AFTER = (
     .order_by(None)
     .order_by(packages.c.name, packages.c.claimed_since, packages.c.id)
 )
+PUBLISHED = (
+    files.join(releases, releases.c.id == files.c.release_id)
+    .join(packages, packages.c.id == files.c.package_id)
+    .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+)
+"""Every file with its release, package and project."""
 _FILES = (
     select(
         namespaces.c.path,
@@ -136,10 +131,7 @@ _FILES = (
         files.c.requires_python,
         files.c.uploaded_at,
     )
-    .select_from(files)
-    .join(releases, releases.c.id == files.c.release_id)
-    .join(packages, packages.c.id == files.c.package_id)
-    .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+    .select_from(PUBLISHED)
     .where(packages.c.name == bindparam("name"), namespaces.c.path.in_(bindparam("projects", expanding=True)))
     .order_by(files.c.uploaded_at, files.c.id)
 )
@@ -256,6 +248,11 @@ def find_file(
     )
 
 
+def yank_of(row: Row[*tuple[object, ...]]) -> bool | str:
+    """What is told of a release's yank: False, True, or its reason (PEP 592)."""
+    return (row.yanked_reason or True) if row.yanked else False
+
+
 def _record(row: Row[*tuple[object, ...]]) -> FileRecord:
     # What is not final may change in the build: advertising it would lie to resolvers (PEP 643).
     advertised = row.metadata_sha256 if row.metadata_sha256 is not None and row.metadata_final else None
@@ -266,7 +263,7 @@ def _record(row: Row[*tuple[object, ...]]) -> FileRecord:
         uploaded=row.uploaded_at,
         requires_python=row.requires_python,
         core_metadata=advertised,
-        yanked=(row.yanked_reason or True) if row.yanked else False,
+        yanked=yank_of(row),
         provenance=provenance_path(row.path, row.sha256, row.filename) if row.provenance_sha256 else None,
         version=row.version,
     )
@@ -548,53 +545,6 @@ def release_claim(change: Change, project: NamespacePath, name: Name) -> None:
         raise StillInUse(f"{name} has files in {project}", hint="delete the package first")
     change.connection.execute(delete(packages).where(packages.c.id == package_id))
     touch_name(change, project, name)
-
-
-def claims(connection: Connection) -> list[Claim]:
-    """Every name that a project owns by files or a tombstone, by name."""
-    first = (
-        select(files.c.package_id, func.min(files.c.id).label("id")).group_by(files.c.package_id).subquery()
-    )
-    rows = connection.execute(
-        select(namespaces.c.path, packages.c.name, packages.c.claimed_since, files.c.uploaded_by)
-        .select_from(packages)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
-        .outerjoin(first, first.c.package_id == packages.c.id)
-        .outerjoin(files, files.c.id == first.c.id)
-        .order_by(packages.c.name, packages.c.claimed_since)
-    )
-    return [
-        Claim(
-            NamespacePath(path),
-            Name(name),
-            OwnedKind.TOMBSTONE if by is None else OwnedKind.FILES,
-            since,
-            None if by is None else str(by.get("user") or by.get("kind")),
-        )
-        for path, name, since, by in rows
-    ]
-
-
-def usage(connection: Connection) -> dict[NamespacePath, tuple[int, int, int]]:
-    """Per project: how many packages with files, how many claimed names, and how many bytes of files."""
-    sizes = (
-        select(files.c.package_id, func.sum(files.c.size).label("bytes"))
-        .group_by(files.c.package_id)
-        .subquery()
-    )
-    rows = connection.execute(
-        select(
-            namespaces.c.path,
-            func.count(sizes.c.package_id),
-            func.count(packages.c.id),
-            func.coalesce(func.sum(sizes.c.bytes), 0),
-        )
-        .select_from(packages)
-        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
-        .outerjoin(sizes, sizes.c.package_id == packages.c.id)
-        .group_by(namespaces.c.path)
-    )
-    return {NamespacePath(path): (held, claimed, int(size)) for path, held, claimed, size in rows}
 
 
 def move_claims(change: Change, project_id: int, to_id: int) -> None:

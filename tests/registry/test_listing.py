@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from proxy.domain.decide import OwnedKind
 from proxy.domain.moments import iso
 from proxy.domain.names import Name
 from proxy.domain.versions import parse_version, version_key
@@ -16,12 +17,14 @@ from proxy.registry.listing import (
     Order,
     Wanted,
     Window,
+    claims,
     find_release,
     find_release_file,
     list_files,
     list_packages,
     list_releases,
     show_package,
+    usage,
 )
 from proxy.storage.database import Database
 from tests.registry.making import GLOBEX, NOW, SANDBOX, WIDGETS, digest, publish, remove, wheel
@@ -238,3 +241,25 @@ def test_releases_and_files_are_found_by_number_in_their_own_place_alone(shelf: 
     for project, number in ((GLOBEX, first.number), (WIDGETS, 10**17)):
         with pytest.raises(NoSuchName):
             shelf.read_now(partial(find_release, project=project, number=number))
+
+
+def test_claims_say_who_holds_a_name_how_since_when_and_by_whom(registry: Database) -> None:
+    publish(registry, WIDGETS, wheel("gears", "1.0"), by="alice")
+    publish(registry, WIDGETS, wheel("gears", "2.0"), by="bob", at=LATER)
+    publish(registry, GLOBEX, wheel("cogs", "1.0"), at=LATER)
+    remove(registry, GLOBEX, "cogs")
+    found = registry.read_now(claims)
+    assert [(claim.project, claim.name, claim.kind, claim.since) for claim in found] == [
+        (GLOBEX, "cogs", OwnedKind.TOMBSTONE, LATER),
+        (WIDGETS, "gears", OwnedKind.FILES, NOW),
+    ]
+    assert found[1].by == "alice"
+
+
+def test_usage_counts_packages_claims_and_bytes_of_each_project(registry: Database) -> None:
+    publish(registry, WIDGETS, wheel("gears", "1.0"), size=10)
+    publish(registry, WIDGETS, wheel("gears", "2.0"), size=20)
+    publish(registry, WIDGETS, wheel("cogs", "1.0"), size=300)
+    publish(registry, GLOBEX, wheel("gears", "1.0"), size=5)
+    remove(registry, WIDGETS, "cogs")
+    assert registry.read_now(usage) == {WIDGETS: (1, 2, 30), GLOBEX: (1, 1, 5)}

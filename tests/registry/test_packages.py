@@ -336,28 +336,6 @@ def test_whoever_changes_a_name_touches_its_topics(registry: Database) -> None:
     assert topics(registry, lambda change: packages.release_claim(change, WIDGETS, GEARS)) >= wanted
 
 
-def test_claims_say_who_holds_a_name_how_since_when_and_by_whom(registry: Database) -> None:
-    publish(registry, WIDGETS, wheel("gears", "1.0"), by="alice")
-    publish(registry, WIDGETS, wheel("gears", "2.0"), by="bob", at=LATER)
-    publish(registry, GLOBEX, wheel("cogs", "1.0"), at=LATER)
-    remove(registry, GLOBEX, "cogs")
-    found = registry.read_now(packages.claims)
-    assert [(claim.project, claim.name, claim.kind, claim.since) for claim in found] == [
-        (GLOBEX, "cogs", OwnedKind.TOMBSTONE, LATER),
-        (WIDGETS, "gears", OwnedKind.FILES, NOW),
-    ]
-    assert found[1].by == "alice"
-
-
-def test_usage_counts_packages_claims_and_bytes_of_each_project(registry: Database) -> None:
-    publish(registry, WIDGETS, wheel("gears", "1.0"), size=10)
-    publish(registry, WIDGETS, wheel("gears", "2.0"), size=20)
-    publish(registry, WIDGETS, wheel("cogs", "1.0"), size=300)
-    publish(registry, GLOBEX, wheel("gears", "1.0"), size=5)
-    remove(registry, WIDGETS, "cogs")
-    assert registry.read_now(packages.usage) == {WIDGETS: (1, 2, 30), GLOBEX: (1, 1, 5)}
-
-
 def test_a_yanked_file_stays_listed_with_its_reason(registry: Database) -> None:
     publish(registry, WIDGETS, wheel("gears", "1.0"))
     publish(registry, WIDGETS, wheel("gears", "2.0"))
