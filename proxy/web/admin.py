@@ -13,7 +13,7 @@ from proxy.errors import NotFound
 from proxy.index.instance import Instance
 from proxy.web import admin_claims, admin_packages, admin_status, admin_tokens
 from proxy.web.callers import Callers
-from proxy.web.calls import Call
+from proxy.web.calls import Call, not_allowed
 
 Route = Callable[[Call], Awaitable[web.Response]]
 
@@ -51,9 +51,7 @@ async def api(request: web.Request, address: Api, instance: Instance, callers: C
         if route is not None:
             return await route(replace(call, given=given))
         _admit(call)
-        allowed = sorted({*methods, *({"HEAD"} if "GET" in methods else ())})
-        text = f"this address takes {', '.join(allowed)}"
-        raise web.HTTPMethodNotAllowed(request.method, allowed, text=text)
+        raise not_allowed(request, sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
     _admit(call)
     raise NotFound("the administration API has no such address")
 

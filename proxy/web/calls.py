@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -170,6 +170,12 @@ def answer(
     # Without a charset, which uv takes for another type (protocol 3.2).
     said = {**problems.NO_STORE, "Content-Type": "application/json", **(headers or {})}
     return web.Response(status=status, reason=reason, body=json.dumps(shape).encode(), headers=said)
+
+
+def not_allowed(request: web.Request, allowed: Sequence[str]) -> web.HTTPMethodNotAllowed:
+    """What is raised where an address takes other methods: 405 with the list of them."""
+    text = f"this address takes {', '.join(allowed)}"
+    return web.HTTPMethodNotAllowed(request.method, allowed, text=text)
 
 
 def done() -> web.Response:

@@ -28,7 +28,7 @@ from proxy.index.instance import Instance
 from proxy.registry import listing
 from proxy.registry.listing import Order, Release, ReleaseFile, Wanted
 from proxy.web.callers import Callers
-from proxy.web.calls import Call, answer, done
+from proxy.web.calls import Call, answer, done, not_allowed
 from proxy.web.paging import gitlab_headers, paging
 
 T = TypeVar("T")
@@ -46,8 +46,7 @@ async def packages(
     found = instance.index.reach(address.place.path, address.place.namespace, call.sight)
     allowed = _methods(address)
     if request.method not in allowed:
-        text = f"this address takes {', '.join(allowed)}"
-        raise web.HTTPMethodNotAllowed(request.method, allowed, text=text)
+        raise not_allowed(request, allowed)
     if address.package is None:
         return await _list(call, found)
     if request.method == "DELETE":
