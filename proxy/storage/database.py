@@ -29,6 +29,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Programmin
 from sqlalchemy.pool import NullPool
 
 from proxy.errors import DiskFull, StoreUnavailable
+from proxy.storage.board import Board
 from proxy.storage.locks import Locks
 from proxy.storage.migrations import HEADS, DatabaseName, current_revision, upgrade
 
@@ -52,8 +53,8 @@ class Change:
     def touch(self, topic: str) -> None:
         """Name a topic (`name:acme/widgets`) on which answers depend that this transaction makes untrue.
 
-        A statement that writes and its `touch` stand in one function. While nobody keeps answers in memory
-        the topics go nowhere; whoever keeps some is told of them here, around the commit.
+        A statement that writes and its `touch` stand in one function. The board (`storage.board`) is told of
+        them around the commit, and with it everybody who keeps answers.
         """
         self._topics.add(topic)
 
@@ -66,12 +67,15 @@ class Change:
 class Database:
     """One database of the instance. Safe for threads; one object per database and process."""
 
-    def __init__(self, location: str, locks: Locks, *, name: DatabaseName) -> None:
+    def __init__(
+        self, location: str, locks: Locks, *, name: DatabaseName, board: Board | None = None
+    ) -> None:
         """Name the database; nothing is opened before it is used.
 
         Args:
             location: path of an SQLite file whose directory exists, or a URL (`sqlite:////var/lib/x.sqlite`).
             locks: the locks of the same instance.
+            board: of the same instance, where topics are touched; None: nobody keeps what is read here.
             name: which tables it holds. What is committed to the registry is on disk when `change` returns;
                 the cache may lose its last moments in a power cut.
 
@@ -80,6 +84,7 @@ class Database:
         """
         self._name = name
         self._locks = locks
+        self._board = board
         self._lock_key = f"write:{name}"
         url = _sqlite_url(location)
         self._reading = _engine(url, "PRAGMA query_only=ON")
@@ -174,14 +179,34 @@ class Database:
             connection = self._writer_connection
             if connection is None:
                 connection = self._writer_connection = self._writing.connect()
+            touched: list[int] = []
             try:
                 with connection.begin():
-                    return act(Change(connection))
+                    change = Change(connection)
+                    value = act(change)
+                    if self._board is not None:
+                        touched = self._board.unsettle(change.topics)
+                    # Leaving the block commits: only behind that do the slots become even again.
             except DBAPIError as error:
                 if not isinstance(error, IntegrityError):
                     self._writer_connection = None
                     _discard(connection)
                 raise
+            finally:
+                if self._board is not None:
+                    self._board.settle(touched)
+            return value
+
+    def settle(self) -> int:
+        """Make good what writers that were killed left unsettled on the board; return how many slots that were.
+
+        Raises:
+            StoreUnavailable: the writer's lock cannot be had.
+        """
+        if self._board is None:
+            return 0
+        with self._locks.holding(self._lock_key, _WRITER_PATIENCE):
+            return self._board.settle_all()
 
     def migrate(self) -> None:
         """Make the schema the one of this code, in one transaction; quick where it is already.

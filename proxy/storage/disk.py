@@ -81,14 +81,44 @@ def write_whole(path: str, content: bytes) -> None:
     """
     # The dot keeps a leftover of a killed process apart from every name that something is looked up by.
     aside = os.path.join(os.path.dirname(path), f".{secrets.token_hex(16)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
+    with _written_aside(aside) as descriptor:
         write_all(descriptor, content)
         os.fsync(descriptor)
         place(aside, path)
+
+
+def write_unsynced(path: str, aside: str, *pieces: bytes) -> os.stat_result:
+    """Write the file `path` (mode 0600) so that readers see the old one or the new one, whole.
+
+    Not durable: after a power cut it may be torn. For what is checked when it is read and can be had again.
+
+    Args:
+        path: its directory is made if it is missing.
+        aside: where it is written first: an unused path on the same file system.
+
+    Returns:
+        How the new file is described now; renamed, its stamp stays.
+
+    Raises `OSError`.
+    """
+    with _written_aside(aside) as descriptor:
+        for piece in pieces:
+            write_all(descriptor, piece)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        state = os.fstat(descriptor)
+        os.replace(aside, path)
+    return state
+
+
+@contextlib.contextmanager
+def _written_aside(path: str) -> Iterator[int]:
+    """A new file for the length of a block, which writes it and renames it; it is gone where that fails."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        yield descriptor
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(aside)
+            os.unlink(path)
         raise
     finally:
         os.close(descriptor)

@@ -3,14 +3,21 @@
     registry.sqlite                     packages, releases, files, claims, tokens, audit: precious
     cache.sqlite                        what the cache holds and when it was last used: may be lost
     objects/ab/<sha256>                 private files and their metadata, by content: precious
-    incoming/<random>                   uploads in flight; emptied at start
+    incoming/<process>-<random>         uploads in flight; emptied at start
     cache/files/ab/<key>                upstream files, metadata; key: sha256, or `url-…` (domain.pages.url_key)
     cache/partial/<key>-<source>        upstream files that are still arriving
+    cache/partial/<key>-<source>.head   what is known of them meanwhile (cache.partials)
     cache/pages-v1/<upstream>/<name>    parsed upstream pages
     cache/documents-v1/<upstream>/<name>/<part>  what upstreams' JSON APIs said; part: `project` or a version's digest
+    cache/notes-v1/<slot>               what was learned of an answer and soon is forgotten (cache.notes)
+    cache/variants-v1/<upstream>/<name>/<form>.<coding>  upstream pages as they leave (cache.variants)
     cache/names-v1/<upstream>           the list of all names of an upstream (cache.names_file)
     cache/damaged.json                  files that `cache verify` last found damaged and left; may be lost
     run/locks                           byte ranges that processes lock (storage.locks)
+    run/board                           numbers that say what changed (storage.board)
+    run/metrics/<worker>                what each worker has counted (observe.counts); emptied at start
+    run/control                         socket on which the server takes orders (server.control)
+    run/jobs/<id>                       how far long work is that was asked for over HTTP (index.jobs)
     run/serve.pid                       process id of the server, for people and scripts
     owner-token                         the token of the first start (mode 0600)
 
@@ -83,6 +90,14 @@ class Layout:
         return self._below("cache", "documents-v1")
 
     @property
+    def notes(self) -> str:
+        return self._below("cache", "notes-v1")
+
+    @property
+    def cached_variants(self) -> str:
+        return self._below("cache", "variants-v1")
+
+    @property
     def known_names(self) -> str:
         return self._below("cache", "names-v1")
 
@@ -97,6 +112,22 @@ class Layout:
     @property
     def locks(self) -> str:
         return self._below("run", "locks")
+
+    @property
+    def board(self) -> str:
+        return self._below("run", "board")
+
+    @property
+    def metrics(self) -> str:
+        return self._below("run", "metrics")
+
+    @property
+    def control(self) -> str:
+        return self._below("run", "control")
+
+    @property
+    def jobs(self) -> str:
+        return self._below("run", "jobs")
 
     @property
     def serve_pid(self) -> str:
@@ -127,6 +158,14 @@ class Layout:
         _shard(key)
         return os.path.join(self.partial_files, f"{key}-{hashlib.sha256(source.encode()).hexdigest()[:16]}")
 
+    def partial_head(self, partial: str) -> str:
+        """Where it stands what is known of the arriving file `partial`; written aside with `.new` behind it."""
+        return f"{partial}.head"
+
+    def partial_of(self, path: str) -> str:
+        """The arriving file that `path`, of a file among them, is or tells of."""
+        return path.removesuffix(".new").removesuffix(".head")
+
     def cached_page(self, upstream: str, name: Name) -> str:
         """Where the parsed page of `name` at `upstream` (a key of the configuration) lies.
 
@@ -143,6 +182,14 @@ class Layout:
         part = "project" if version is None else hashlib.sha256(version.encode()).hexdigest()[:32]
         return os.path.join(self.documents_of(upstream, name), part)
 
+    def variants_of(self, upstream: str, name: Name) -> str:
+        """The directory of the page of `name` at `upstream` as it leaves. Raises as `pages_of`."""
+        return os.path.join(self.cached_variants, _checked(upstream), _leaf(name))
+
+    def cached_variant(self, upstream: str, name: Name, form: str, coding: str) -> str:
+        """Where the page lies in one form and coding, both plain words. Raises as `pages_of`."""
+        return os.path.join(self.variants_of(upstream, name), f"{form}.{coding}")
+
     def pages_of(self, upstream: str) -> str:
         """The directory of all pages of one upstream.
 
@@ -154,6 +201,10 @@ class Layout:
     def names_of(self, upstream: str) -> str:
         """Where the list of all names of one upstream lies. Raises as `pages_of`."""
         return os.path.join(self.known_names, _checked(upstream))
+
+    def job(self, job_id: str) -> str:
+        """Where the state of the job with this id (hex digits) is written."""
+        return os.path.join(self.jobs, job_id)
 
     def prepare(self) -> None:
         """Make what is missing, readable by this user alone; what exists is left as it is.
@@ -176,8 +227,12 @@ class Layout:
                     self.partial_files,
                     self.cached_pages,
                     self.cached_documents,
+                    self.cached_variants,
+                    self.notes,
                     self.known_names,
                     self.run,
+                    self.metrics,
+                    self.jobs,
                 ):
                     if not os.path.isdir(directory):
                         os.mkdir(directory, 0o700)

@@ -35,12 +35,12 @@ class Incoming:
     """
 
     def __init__(self, directory: str) -> None:
-        """Begin a file of a random name in `directory`.
+        """Begin a file of a random name in `directory`, which tells the process that receives it.
 
         Raises:
             DiskFull, StorageError: it cannot be made.
         """
-        self.path = os.path.join(directory, secrets.token_hex(16))
+        self.path = os.path.join(directory, f"{os.getpid()}-{secrets.token_hex(16)}")
         self.size = 0
         self._sha256 = hashlib.sha256()
         self._blake2b = hashlib.blake2b(digest_size=32)
@@ -161,8 +161,13 @@ class ObjectStore(Protocol):
         """Bytes that can still be received."""
         ...
 
-    def clear_incoming(self) -> None:
-        """Drop what a killed process was receiving. Only for the server, while it holds the lock `serve`."""
+    def clear_incoming(self, *, of_all: bool = False) -> None:
+        """Drop what processes were receiving that have ended.
+
+        Args:
+            of_all: or any process. Only for the server, before it receives anything: numbers of processes that
+                ended long ago may be others' by now.
+        """
         ...
 
 
@@ -223,7 +228,20 @@ class DiskObjects:
     def free_space(self) -> int:
         return free_space(self._layout.incoming)
 
-    def clear_incoming(self) -> None:
+    def clear_incoming(self, *, of_all: bool = False) -> None:
         with translated("unfinished uploads cannot be dropped"), os.scandir(self._layout.incoming) as entries:
             for entry in entries:
-                os.unlink(entry.path)
+                if of_all or not _is_alive(entry.name.partition("-")[0]):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(entry.path)
+
+
+def _is_alive(process: str) -> bool:
+    """Whether there is a process of this number; of what is no number nobody can tell, so it counts as one."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):
+        return True
+    return True

@@ -210,4 +210,4 @@ negatives = Table(
     PrimaryKeyConstraint("upstream", "name"),
     Index(None, "until"),
 )
-"""Names that an upstream validly said it does not have, and until when that may be believed."""
+"""Names that an upstream, told with its address, validly said it does not have; until when that may be believed."""

@@ -169,8 +169,11 @@ input()
         assert child.hear() == "writing"
         child.kill()
     assert len(list(Path(layout.incoming).iterdir())) == 1
-    store.clear_incoming()
-    assert not any(Path(layout.incoming).iterdir())
+    with store.incoming() as ours:
+        store.clear_incoming()
+        assert [str(path) for path in Path(layout.incoming).iterdir()] == [ours.path]
+        store.clear_incoming(of_all=True)
+        assert not any(Path(layout.incoming).iterdir())
     assert await store.size(DIGEST) == len(CONTENT)
 
 
