@@ -24,24 +24,31 @@ _BATCH = 200
 def evict(change: Change, layout: Layout, max_size: int) -> list[str]:
     """Delete files until the ledger's sum is at most 95 % of `max_size`, if it is above `max_size` at all.
 
-    A file goes before its row does: a crash in between leaves a row without a file, which is a miss, not a
-    file that nobody counts.
-
     Returns:
         The digests of the files deleted, in that order.
     """
     total = total_bytes(change.connection)
+    return free(change, layout, total - max_size * _LOW_WATER) if total > max_size else []
+
+
+def free(change: Change, layout: Layout, wanted: float) -> list[str]:
+    """Delete the least recently used files until `wanted` bytes have gone, or all have.
+
+    A file goes before its row does: a crash in between leaves a row without a file, which is a miss, not a
+    file that nobody counts.
+
+    Returns:
+        As `evict`.
+    """
     gone: list[str] = []
-    if total <= max_size:
-        return gone
-    while total > max_size * _LOW_WATER:
+    while wanted > 0:
         batch: list[str] = []
         for digest, size in least_recently_used(change.connection, _BATCH):
-            if total <= max_size * _LOW_WATER:
+            if wanted <= 0:
                 break
             delete_file(layout, digest)
             batch.append(digest)
-            total -= size
+            wanted -= size
         forget(change.connection, batch)
         gone.extend(batch)
         if not batch:

@@ -8,17 +8,28 @@ Last uses are collected in memory and written by `flush`, so that reading a cach
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from proxy.storage.database import Change, Database
 from proxy.storage.tables import cached_files, cached_urls
 
+T = TypeVar("T")
+
 _MARKS_AT_MOST = 100_000
 _KEYS_PER_STATEMENT = 500
+_USED = (
+    update(cached_files)
+    .where(cached_files.c.key == bindparam("digest"))
+    .values(last_used=bindparam("used"), size=bindparam("bytes"))
+)
+_STORED = insert(cached_files).values(
+    key=bindparam("digest"), size=bindparam("bytes"), last_used=bindparam("used"), stored_at=bindparam("used")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +44,10 @@ class FileStats:
 class Ledger:
     """The ledger of one instance. Its queries run inline; what changes it runs in the writing thread."""
 
-    def __init__(self, database: Database) -> None:
-        """Take the cache database, already migrated."""
+    def __init__(self, database: Database, is_here: Callable[[str], bool]) -> None:
+        """Take the cache database, already migrated, and who knows whether the file of a digest lies on disk."""
         self._database = database
+        self._is_here = is_here
         self._marks: dict[str, tuple[datetime, int]] = {}
 
     def size_of(self, sha256: str) -> int | None:
@@ -61,8 +73,11 @@ class Ledger:
     def write_marks(self, change: Change) -> None:
         """Write the collected marks as a part of `change`."""
         marks, self._marks = self._marks, {}
-        for sha256, (at, size) in marks.items():
-            _enter(change.connection, sha256, size, at)
+        # Listed at once: the event loop may be adding one.
+        uses = [{"digest": key, "used": at, "bytes": size} for key, (at, size) in list(marks.items())]
+        for part in _parts(uses):
+            # What was deleted since it was used has no row any more, and must not get one again.
+            _enter_many(change.connection, part, self._is_here)
 
     def enter(self, change: Change, sha256: str, size: int, at: datetime, url_key: str | None) -> None:
         """Enter a stored file, and the address it came from if its page named no digest."""
@@ -83,11 +98,23 @@ class Ledger:
 
 
 def _enter(connection: Connection, sha256: str, size: int, at: datetime) -> None:
-    known = connection.execute(
-        update(cached_files).where(cached_files.c.key == sha256).values(last_used=at, size=size)
-    )
-    if known.rowcount == 0:
-        connection.execute(insert(cached_files).values(key=sha256, size=size, last_used=at, stored_at=at))
+    _enter_many(connection, [{"digest": sha256, "used": at, "bytes": size}], lambda _: True)
+
+
+def _enter_many(
+    connection: Connection, uses: Sequence[Mapping[str, Any]], is_here: Callable[[str], bool]
+) -> None:
+    """Enter uses of files: `digest`, `used` and `bytes` of each; those not known are stored now, if they lie here.
+
+    Statements of many rows, since a busy server uses thousands of files between two writings.
+    """
+    wanted = cached_files.c.key.in_([use["digest"] for use in uses])
+    known = set(connection.execute(select(cached_files.c.key).where(wanted)).scalars())
+    if known:
+        connection.execute(_USED, [use for use in uses if use["digest"] in known])
+    stored = [use for use in uses if use["digest"] not in known and is_here(use["digest"])]
+    if stored:
+        connection.execute(_STORED, stored)
 
 
 def total_bytes(connection: Connection) -> int:
@@ -141,6 +168,6 @@ def forget_all(connection: Connection) -> None:
     connection.execute(delete(cached_files))
 
 
-def _parts(keys: list[str]) -> Iterable[list[str]]:
+def _parts(items: list[T]) -> Iterable[list[T]]:
     # Engines bound the number of parameters of one statement.
-    return (keys[place : place + _KEYS_PER_STATEMENT] for place in range(0, len(keys), _KEYS_PER_STATEMENT))
+    return (items[place : place + _KEYS_PER_STATEMENT] for place in range(0, len(items), _KEYS_PER_STATEMENT))

@@ -1,4 +1,4 @@
-"""Forgetting what was borrowed: pages and documents of names, and the files that those pages list."""
+"""Forgetting what was borrowed: pages and documents of names, what was made of them, and the files they list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.files import Files
 from proxy.cache.known_names import KnownNames
 from proxy.cache.pages import Pages
+from proxy.cache.variants import VariantFiles
 from proxy.domain.names import Name
 
 
@@ -20,31 +21,41 @@ class Purged:
     files: int
 
 
-def purge(
-    pages: Pages,
-    documents: UpstreamDocuments,
-    files: Files,
-    known_names: KnownNames,
-    names: Iterable[Name] | None,
-) -> Purged:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that keeps something of upstreams."""
+
+    pages: Pages
+    documents: UpstreamDocuments
+    variants: VariantFiles
+    files: Files
+    known_names: KnownNames
+
+
+def purge(parts: Parts, names: Iterable[Name] | None) -> Purged:
     """Delete the cached pages and documents of `names` and the cached files they list.
 
     None: everything, the kept lists of names too.
 
-    Files whose page is no longer cached are found only by None. Synchronous, for commands; takes effect in a
-    running server at once.
+    Files whose page is no longer cached are found only by None, and what is arriving just now not at all.
+    Synchronous, for any thread; takes effect in running servers at once.
 
     Raises:
         StorageError: the cache database cannot be changed.
     """
     if names is None:
-        documents.purge(None)
-        known_names.purge()
-        return Purged(pages.purge(None), files.purge(None))
+        parts.documents.purge(None)
+        parts.known_names.purge()
+        gone_files = parts.files.purge(None)
+        gone_pages = parts.pages.purge(None)
+        parts.variants.purge(None)
+        return Purged(gone_pages, gone_files)
     gone_pages = gone_files = 0
     for name in names:
-        # The pages tell which files there are, so the files go first.
-        gone_files += files.purge(pages.keys_of(name))
-        gone_pages += pages.purge(name)
-        documents.purge(name)
+        # Files before pages, which tell what files there are, and whose going ends all answers that were kept; what
+        # is made of a page could be made anew while it is there, so that goes last.
+        gone_files += parts.files.purge(parts.pages.keys_of(name))
+        gone_pages += parts.pages.purge(name)
+        parts.documents.purge(name)
+        parts.variants.purge(name)
     return Purged(gone_pages, gone_files)

@@ -5,6 +5,8 @@ that is missing, wrong or left over harms no answer, but bytes are then counted 
 counted that are. Core metadata lie among the files and are looked at with them; pages and documents carry a digest
 of their own and are checked whenever they are read.
 
+`recount` is the quick half of it: it believes the contents, and sets the accounts right.
+
 Works beside a running server, shard by shard, so that neither memory nor the writer's lock is held for long.
 A file that comes or goes meanwhile is nobody's fault: the ledger is judged by the disk as it is at that moment, in
 the transaction that mends it. What is still arriving lies elsewhere and is left alone.
@@ -97,7 +99,8 @@ def verify(
         database: the cache database, migrated.
         repair: delete what is damaged, so that it is fetched anew, and make the ledger agree with the disk.
             Else nothing is changed.
-        progress: called in this thread after each file.
+        progress: called in this thread after each file. What it raises ends the look, and leaves by here; what was
+            mended until then stays so.
 
     Raises:
         StorageError: the cache database cannot be used. What was mended until then stays so.
@@ -112,19 +115,50 @@ def verify(
             progress(tally.checked, max(total, tally.checked))
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="verify") as pool:
-        for shard in _SHARDS:
-            digests = _listed(layout, shard)
-            seen: dict[str, _Seen] = {}
-            looks = pool.map(lambda digest: _look(layout.cached_file(digest), digest), digests)
-            for digest, one in zip(digests, looks, strict=True):
-                if one is not None:
-                    seen[digest] = one
-                    tally.bytes += one.size
-                    seen_one()
-            _settle(layout, database, shard, seen, tally, repair=repair)
+        try:
+            for shard in _SHARDS:
+                digests = _listed(layout, shard)
+                seen: dict[str, _Seen] = {}
+                looks = pool.map(lambda digest: _look(layout.cached_file(digest), digest), digests)
+                for digest, one in zip(digests, looks, strict=True):
+                    if one is not None:
+                        seen[digest] = one
+                        tally.bytes += one.size
+                        seen_one()
+                _settle(layout, database, shard, seen, tally, repair=repair)
+        except BaseException:
+            # Whoever breaks it off does not wait for all that is still to be read.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     _note_damaged(layout, tally.damaged)
     repaired = repair and tally.deleted == len(tally.damaged)
     return Verified(tally.checked, tally.bytes, tuple(tally.damaged), tally.unlisted, tally.missing, repaired)
+
+
+def recount(layout: Layout, database: Database, is_over: Callable[[], bool]) -> tuple[int, int]:
+    """Make the ledger agree with the disk, without reading files; synchronous, for threads.
+
+    Args:
+        is_over: asked now and then; True breaks it off.
+
+    Returns:
+        How many files it did not know, or with another size, and how many rows had no file.
+
+    Raises:
+        StorageError: as `verify`.
+    """
+    tally = _Tally()
+    for shard in _SHARDS:
+        if is_over():
+            break
+        stamps = {digest: _stamp(layout.cached_file(digest)) for digest in _listed(layout, shard)}
+        seen = {
+            digest: _Seen(stamp[1], stamp, is_sound=True)
+            for digest, stamp in stamps.items()
+            if stamp is not None
+        }
+        _settle(layout, database, shard, seen, tally, repair=True)
+    return tally.unlisted, tally.missing
 
 
 def count_damaged(layout: Layout) -> int:

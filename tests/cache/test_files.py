@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import random
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,26 @@ import msgspec
 import pytest
 
 from proxy.cache import transfers
-from proxy.cache.files import metadata_record
+from proxy.cache.files import Files, metadata_record
 from proxy.cache.known_names import KnownNames
-from proxy.cache.purge import Purged, purge
+from proxy.cache.purge import Parts, Purged, purge
 from proxy.cache.transfers import HOLD_BACK
+from proxy.cache.variants import AtRest, Place, VariantFiles
 from proxy.domain.names import Name
 from proxy.domain.pages import FileRecord, url_key
 from proxy.errors import (
     ContentMismatch,
     DiskFull,
     StorageError,
+    UpstreamBusy,
     UpstreamError,
     UpstreamFaulty,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.storage.disk import write_all
 from tests.cache.conftest import Clock, Rig, follow
+from tests.cache.test_counted import counted
 from tests.support.waiting import wait_until_async
 from tests.support.wheels import make_wheel
 
@@ -47,6 +52,11 @@ def publish(rig: Rig, content: bytes, filename: str = WHEEL, **said: Any) -> Fil
 
 def stored(rig: Rig) -> list[str]:
     return sorted(name for _, _, names in os.walk(rig.layout.cached_files) for name in names)
+
+
+def transfers_counted(rig: Rig, event: str) -> int:
+    """How many transfers of this kind were counted, over all files of the rig."""
+    return counted(rig, f'transfers_total{{event="{event}"}}')
 
 
 def partial(rig: Rig) -> list[str]:
@@ -238,7 +248,7 @@ async def test_another_size_than_the_page_names_is_a_mismatch(rig: Rig, size: in
 async def test_trouble_before_the_first_byte_is_told_at_the_start(
     rig: Rig, fault: dict[str, Any], expected: type[UpstreamError]
 ) -> None:
-    rig.options = {"read_timeout": timedelta(seconds=0.3)}
+    rig.options = {"read_timeout": timedelta(seconds=0.3), "retries": 0}
     await rig.reopen()
     record = publish(rig, BIG)
     rig.upstream.fault(FILES, **fault)
@@ -474,12 +484,18 @@ async def test_a_purge_deletes_pages_and_the_files_they_list(rig: Rig) -> None:
         await rig.fetch(cached.value.files[0])
         await rig.fetch(metadata_record(cached.value.files[0]))
     await rig.settle()
-    known_names = KnownNames(rig.layout, rig.locks, {"pypi": rig.client}, rig.clock)
-    cache = (rig.pages, rig.documents, rig.files, known_names)
-    assert purge(*cache, [Name("widgets")]) == Purged(pages=1, files=2)
+    known_names = KnownNames(rig.layout, rig.locks, rig.board, {"pypi": rig.client}, rig.clock)
+    variants = VariantFiles(rig.layout)
+    places = [Place("pypi", Name(name), "json", "gzip") for name in ("widgets", "gadgets")]
+    for place in places:
+        variants.put(place, "token", AtRest("tag", b"made of it"))
+    cache = Parts(rig.pages, rig.documents, variants, rig.files, known_names)
+    assert purge(cache, [Name("widgets")]) == Purged(pages=1, files=2)
     assert (len(stored(rig)), rig.files.stats().files) == (2, 2)
-    assert purge(*cache, None) == Purged(pages=1, files=2)
+    assert [await variants.get(place, "token") is None for place in places] == [True, False]
+    assert purge(cache, None) == Purged(pages=1, files=2)
     assert (stored(rig), rig.files.stats().files) == ([], 0)
+    assert await variants.get(places[1], "token") is None
 
 
 async def test_T_BOMB_a_file_without_end_whose_size_nobody_names_is_broken_off(
@@ -499,13 +515,311 @@ async def test_a_full_disk_is_said_and_leaves_nothing(rig: Rig, monkeypatch: pyt
     def full(descriptor: int, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("proxy.cache.transfers.write_all", full)
+    monkeypatch.setattr("proxy.cache.partials.write_all", full)
     with pytest.raises(DiskFull):
         await rig.fetch(record)
     await rig.settle()
     assert (stored(rig), partial(rig)) == ([], [])
     monkeypatch.undo()
     assert await rig.fetch(record) == BIG
+
+
+@pytest.fixture
+async def other(rig: Rig) -> AsyncIterator[Files]:
+    """Files as they are in another process, under another configuration: nothing is shared but what lies on disk."""
+    other = rig.other_files()
+    yield other
+    await other.close()
+
+
+def requests_of(rig: Rig) -> list[str | None]:
+    """The ranges that were asked for, one for each request of a file."""
+    return [asked.header("Range") for asked in rig.upstream.requests() if "/packages/" in asked.path]
+
+
+@pytest.mark.parametrize("content", [BIG, SMALL])
+@pytest.mark.parametrize("said", [{}, {"sha256": None, "size": None}], ids=["digest", "no digest"])
+async def test_two_processes_cost_one_request(
+    rig: Rig, other: Files, content: bytes, said: dict[str, Any]
+) -> None:
+    record = publish(rig, content, **said)
+    rig.upstream.fault(FILES, rate=5_000_000, delay=0.05)
+    one = rig.files.join("pypi", record)
+    await wait_until_async(lambda: rig.locks.holder(one.lock))
+    followers = [asyncio.create_task(follow(other.join("pypi", record))) for _ in range(3)]
+    assert await asyncio.gather(follow(one), *followers) == [content] * 4
+    assert requests_of(rig) == [None]
+    await rig.settle()
+    assert [transfers_counted(rig, event) for event in ("begun", "joined", "failed")] == [1, 3, 0]
+    assert partial(rig) == []
+    # What one has brought the other has.
+    assert other.cached(record) is not None
+
+
+async def test_a_follower_is_told_the_size_and_reads_before_the_end(rig: Rig, other: Files) -> None:
+    record = publish(rig, BIG, size=None)
+    rig.upstream.fault(FILES, truncate=300_000, hang=True)
+    rig.files.join("pypi", record)
+    transfer = other.join("pypi", record)
+    await transfer.started()
+    assert transfer.size == len(BIG)
+    received: list[bytes] = []
+    reader = asyncio.create_task(follow(transfer, received))
+    await wait_until_async(lambda: sum(map(len, received)) == 300_000)
+    assert b"".join(received) == BIG[:300_000]
+    assert not transfer.done
+    reader.cancel()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"alter": -1}, ContentMismatch),
+        ({"status": 404}, UpstreamFaulty),
+        ({"status": 429, "retry_after": 100}, UpstreamBusy),
+        ({"truncate": 300_000, "ignore_range": True}, UpstreamUnreachable),
+    ],
+)
+async def test_what_a_leader_fails_by_its_followers_fail_by(
+    rig: Rig, other: Files, fault: dict[str, Any], expected: type[UpstreamError]
+) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, delay=0.1, **fault)
+    leader = asyncio.create_task(rig.fetch(record))
+    await asyncio.to_thread(rig.upstream.await_requests, "/packages/")
+    asked = rig.asked("/packages/")
+    received: list[bytes] = []
+    with pytest.raises(expected) as caught:
+        await follow(other.join("pypi", record), received)
+    with pytest.raises(expected) as told:
+        await leader
+    assert (str(caught.value), caught.value.upstream) == (str(told.value), "pypi")
+    assert sum(map(len, received)) <= len(BIG) - HOLD_BACK
+    assert rig.asked("/packages/") == asked + ("truncate" in fault)
+    await rig.settle()
+    assert (stored(rig), partial(rig), transfers_counted(rig, "failed")) == ([], [], 1)
+
+
+async def test_who_asks_after_a_failure_begins_anew(rig: Rig, other: Files) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, status=404, nth=1)
+    with pytest.raises(UpstreamFaulty):
+        await rig.fetch(record)
+    # At once, while the leader still tells of its failure.
+    assert await follow(other.join("pypi", record)) == BIG
+
+
+@pytest.mark.parametrize(
+    ("said", "ranges"), [({}, [None, "bytes=300000-"]), ({"sha256": None}, [None, None])], ids=str
+)
+async def test_a_follower_goes_on_where_the_leader_ended(
+    rig: Rig, other: Files, said: dict[str, Any], ranges: list[str | None]
+) -> None:
+    record = publish(rig, BIG, **said)
+    rig.upstream.fault(FILES, nth=1, truncate=300_000, hang=True)
+    ours = asyncio.create_task(follow(rig.files.join("pypi", record)))
+    received: list[bytes] = []
+    theirs = asyncio.create_task(follow(other.join("pypi", record), received))
+    await wait_until_async(lambda: received)
+    await rig.files.close()
+    with pytest.raises(UpstreamUnreachable):
+        await ours
+    # With a digest the rest is enough; without one all of it tells whether it is the same file.
+    assert await theirs == BIG
+    assert requests_of(rig) == ranges
+    await asyncio.gather(*other._leaders)
+    assert partial(rig) == []
+
+
+async def test_a_leader_shows_that_it_lives_while_nothing_comes(rig: Rig) -> None:
+    """Else its followers would take it for one whose process stands still."""
+    transfer = rig.files.join("pypi", publish(rig, BIG))
+    rig.upstream.fault(FILES, hang=True)
+    path = Path(transfer.path)
+    await wait_until_async(path.exists)
+    os.utime(path, (0, 0))
+    await wait_until_async(lambda: path.stat().st_mtime > 0)
+
+
+async def test_a_reader_never_gets_parts_of_two_contents(rig: Rig, other: Files) -> None:
+    """What comes after a take-over begins otherwise, and no digest says which of the two is right."""
+    record = publish(rig, BIG, sha256=None)
+    rig.upstream.fault(FILES, nth=1, truncate=300_000, hang=True)
+    rig.upstream.fault(FILES, after=1, alter=1)
+    rig.files.join("pypi", record)
+    received: list[bytes] = []
+    theirs = asyncio.create_task(follow(other.join("pypi", record), received))
+    await wait_until_async(lambda: received)
+    await rig.files.close()
+    with pytest.raises(UpstreamUnreachable):
+        await theirs
+    assert BIG.startswith(b"".join(received))
+    await asyncio.gather(*other._leaders)
+    assert (stored(rig), partial(rig)) == ([], [])
+    rig.upstream.clear_faults()
+    assert await follow(other.join("pypi", record)) == BIG
+
+
+async def test_what_a_dead_leader_left_is_not_blamed_on_the_upstream(rig: Rig, other: Files) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, nth=1, truncate=300_000, hang=True)
+    rig.files.join("pypi", record)
+    received: list[bytes] = []
+    theirs = asyncio.create_task(follow(other.join("pypi", record), received))
+    await wait_until_async(lambda: received)
+    (path,) = (path for path in Path(rig.layout.partial_files).iterdir() if path.suffix != ".head")
+    with path.open("r+b") as file:
+        file.write(b"other")
+    await rig.files.close()
+    with pytest.raises(UpstreamUnreachable):
+        await theirs
+    assert await follow(other.join("pypi", record)) == BIG
+
+
+async def test_where_nobody_follows_a_transfer_that_is_stopped_leaves_nothing(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, truncate=300_000, hang=True)
+    await rig.files.join("pypi", record).past(0)
+    assert len(partial(rig)) == 2
+    await rig.files.close()
+    assert partial(rig) == []
+
+
+async def test_what_somebody_works_at_is_not_swept_up(rig: Rig, other: Files) -> None:
+    record = publish(rig, BIG)
+    rig.upstream.fault(FILES, rate=2_000_000)
+    transfer = rig.files.join("pypi", record)
+    await transfer.past(0)
+    other.recover()
+    assert len(partial(rig)) == 2
+    assert await follow(transfer) == BIG
+
+
+async def test_files_that_no_client_waits_for_take_turns(rig: Rig) -> None:
+    rig.options = {"max_connections": 10}
+    await rig.reopen()
+    records = [publish(rig, bytes([number]) * 100, f"widgets-{number}.0.tar.gz") for number in range(5)]
+    rig.upstream.fault(FILES, hang=True)
+    warming = [asyncio.create_task(rig.files.fetch("pypi", record, background=True)) for record in records]
+    await asyncio.to_thread(rig.upstream.await_requests, "/packages/", 2)
+    rig.upstream.clear_faults()
+    # A client comes between them.
+    waited = publish(rig, BIG)
+    assert await rig.fetch(waited) == BIG
+    assert rig.asked("/packages/") == 3
+    for task in warming:
+        task.cancel()
+    await asyncio.wait(warming)
+
+
+async def test_the_ledger_is_put_in_order_after_a_kill(rig: Rig) -> None:
+    await rig.reopen(max_size=350)
+    for number in range(3):
+        await rig.files.keep(bytes([number]) * 100, [])
+        rig.clock.advance(seconds=1)
+    (lost, *_), (unknown, content) = stored(rig), (hashlib.sha256(SMALL * 30).hexdigest(), SMALL * 30)
+    Path(rig.layout.cached_file(lost)).unlink()
+    path = Path(rig.layout.cached_file(unknown))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    await rig.files.put_in_order()
+    # A row has gone and one has come, and what is too much by that has been evicted.
+    on_disk = [Path(rig.layout.cached_file(name)).stat().st_size for name in stored(rig)]
+    assert (rig.files.stats().files, rig.files.stats().bytes) == (len(on_disk), sum(on_disk))
+    assert rig.files.stats().bytes <= 350 * 0.95
+
+
+async def test_what_was_purged_since_its_last_use_is_not_counted_again(rig: Rig) -> None:
+    record = publish(rig, BIG)
+    await rig.fetch(record)
+    await rig.settle()
+    assert rig.files.cached(record) is not None
+    assert rig.other_files().purge(None) == 1
+    await rig.reopen()
+    assert rig.files.stats().files == 0
+
+
+async def test_a_transfer_that_nobody_reads_stands_back_where_connections_are_few(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfers, "ABANDONED_SECONDS", 0.0)
+    rig.options = {"max_connections": 2}
+    await rig.reopen()
+    left, wanted = publish(rig, BIG), publish(rig, BIG[1:], "gadgets-1.0-py3-none-any.whl")
+    rig.upstream.fault(f"*{WHEEL}", rate=500_000, nth=1)
+    transfer = rig.files.join("pypi", left)
+    await transfer.past(0)
+    assert await rig.fetch(wanted) == BIG[1:]
+    assert not transfer.done
+    # It comes to its end all the same.
+    await rig.settle()
+    assert rig.files.cached(left) is not None
+    ranges = [(asked.path.rpartition("/")[2], asked.header("Range")) for asked in rig.upstream.requests()]
+    assert [name for name, _ in ranges] == [left.filename, wanted.filename, left.filename]
+    assert (ranges[0][1], ranges[1][1]) == (None, None)
+    assert ranges[2][1] is not None
+
+
+def full_while(
+    monkeypatch: pytest.MonkeyPatch, is_full: Callable[[], bool], number: int = errno.ENOSPC
+) -> None:
+    """Have nothing of an arriving file be written while `is_full`."""
+
+    def limited(descriptor: int, content: bytes) -> None:
+        # Heads are small, and find room.
+        if len(content) > 1000 and is_full():
+            write_all(descriptor, content[:500])
+            raise OSError(number, os.strerror(number))
+        write_all(descriptor, content)
+
+    monkeypatch.setattr("proxy.cache.partials.write_all", limited)
+
+
+async def test_where_the_disk_is_full_what_was_not_used_for_long_makes_room(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.reopen(max_size=10_000_000)
+    older = [publish(rig, bytes([number]) * 300_000, f"widgets-{number}.0.tar.gz") for number in range(4)]
+    for record in older:
+        await rig.fetch(record)
+        await rig.settle()
+        rig.clock.advance(seconds=1)
+    assert rig.files.cached(older[0]) is not None
+    full_while(monkeypatch, lambda: len(stored(rig)) == 4)
+    record = publish(rig, BIG)
+    assert await rig.fetch(record) == BIG
+    await rig.settle()
+    # What is wanted and 1 % of the room: two of 300,000 bytes, and not the one that was used last.
+    assert [rig.files.cached(one) is not None for one in older] == [True, False, False, True]
+    assert Path(rig.layout.cached_file(str(record.sha256))).read_bytes() == BIG
+    assert rig.files.stats().bytes == len(BIG) + 600_000
+
+
+async def test_what_deleting_does_not_help_against_costs_no_file(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of one file is no disk that is full."""
+    older = publish(rig, SMALL, "widgets-0.1.tar.gz")
+    await rig.fetch(older)
+    await rig.settle()
+    full_while(monkeypatch, lambda: True, errno.EFBIG)
+    with pytest.raises(DiskFull):
+        await rig.fetch(publish(rig, BIG))
+    await rig.settle()
+    assert rig.files.cached(older) is not None
+
+
+async def test_a_disk_that_stays_full_is_complained_of_once_a_minute(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = publish(rig, BIG)
+    full_while(monkeypatch, lambda: True)
+    for seconds in (0, 1, 1, 60):
+        rig.clock.advance(seconds=seconds)
+        with pytest.raises(DiskFull):
+            await rig.fetch(record)
+        await rig.settle()
+    assert caplog.text.count("no space is left on the server; files are passed through and not kept") == 2
 
 
 async def test_what_an_earlier_process_left_half_done_is_deleted(rig: Rig) -> None:

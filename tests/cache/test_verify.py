@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import delete, update
 
 from proxy.cache import verify as module
-from proxy.cache.verify import Verified, count_damaged, verify
+from proxy.cache.verify import Verified, count_damaged, recount, verify
 from proxy.domain.pages import url_key
 from proxy.storage.tables import cached_files
 from tests.cache.conftest import Rig
@@ -52,6 +53,41 @@ async def test_a_sound_cache_has_nothing_to_mend(rig: Rig) -> None:
     assert look(rig, repair=True) == Verified(3, found.bytes, (), 0, 0, repaired=True)
     assert Path(rig.layout.partial_files, "half").exists()
     assert Path(rig.layout.cached_files, "00", "notes.txt").exists()
+
+
+class Enough(Exception):
+    """Somebody has seen enough."""
+
+
+async def test_what_progress_raises_breaks_it_off(rig: Rig) -> None:
+    paths = await fill(rig)
+    spoil(paths[0])
+    told: list[int] = []
+
+    def stop(done: int, _total: int) -> None:
+        told.append(done)
+        if done == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        await asyncio.to_thread(verify, rig.layout, rig.database, repair=True, progress=stop)
+    assert told == [1, 2]
+    # Another look is a whole one, whatever was mended before.
+    assert look(rig).checked == 2 + Path(paths[0]).exists()
+
+
+async def test_accounts_are_set_right_without_reading_files(rig: Rig) -> None:
+    paths = await fill(rig)
+    os.truncate(paths[0], 1)
+    Path(paths[1]).unlink()
+    with Path(paths[2]).open("ab") as file:
+        file.write(b"!")
+    assert recount(rig.layout, rig.database, lambda: True) == (0, 0)
+    assert recount(rig.layout, rig.database, lambda: False) == (2, 1)
+    assert (rig.files.stats().files, rig.files.stats().bytes) == (2, 1 + len(CONTENTS[2]) + 1)
+    assert recount(rig.layout, rig.database, lambda: False) == (0, 0)
+    # What is in the files is another matter.
+    assert len(look(rig).damaged) == 2
 
 
 async def test_damaged_files_are_told_and_nothing_is_changed(rig: Rig) -> None:

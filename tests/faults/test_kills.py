@@ -214,8 +214,9 @@ def test_killed_during_a_cache_fill_nothing_of_the_file_is_kept(
         upstream.fault(f"/packages/*{filename}", truncate=cut, hang=True)
         clients = [pool.submit(wire.get, address(filename, content)) for _ in range(3)]
         begun = server.data_dir / "cache" / "partial"
+        digest = sha256(content)
         wait_until(
-            lambda: [file.stat().st_size for file in begun.glob(f"{sha256(content)}*")] == [cut],
+            lambda: [file.stat().st_size for file in begun.glob(f"{digest}*") if not file.suffix] == [cut],
             what="the bytes before the cut",
         )
         server.kill()
@@ -230,6 +231,9 @@ def test_killed_during_a_cache_fill_nothing_of_the_file_is_kept(
     wire = Wire(server.url)
     assert wire.get(address(filename, content)).body == content
     assert check_upload(server, first)
+    # A client may have all of a file before that is safe on disk.
+    kept = server.data_dir / "cache" / "files" / digest[:2] / digest
+    wait_until(kept.exists, what="the file to be kept")
     # What was whole before the kill needs no upstream.
     upstream.stop()
     server.kill()
@@ -238,6 +242,21 @@ def test_killed_during_a_cache_fill_nothing_of_the_file_is_kept(
     assert wire.get(address(small, small_content)).body == small_content
     assert wire.get(address(filename, content)).body == content
     assert small in wire.get(f"/simple/cogs{suffix}/").text
+
+
+def test_killed_between_a_file_and_its_entry_the_file_is_counted_after_the_next_start(
+    survivor: tuple[OverlayServer, Upload],
+) -> None:
+    server, _ = survivor
+    server.kill()
+    content = b"verified, and in its place"
+    path = server.data_dir / "cache" / "files" / sha256(content)[:2] / sha256(content)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    on_disk = sum(1 for _ in server.data_dir.glob("cache/files/*/*"))
+    server.start()
+    counted = f"\npypi_overlay_cache_files {on_disk}.0\n"
+    wait_until(lambda: counted in Wire(server.url).get("/metrics").text, what="the file to be counted")
 
 
 @pytest.mark.slow

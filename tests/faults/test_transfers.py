@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import itertools
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from proxy.domain.pages import FileRecord
+from proxy.storage.database import Database
+from proxy.storage.layout import Layout
+from proxy.storage.locks import Locks
 from tests.faults.conftest import (
     HOLD_BACK,
     Background,
@@ -25,6 +31,7 @@ from tests.faults.conftest import (
     outcome,
     sha256,
 )
+from tests.faults.downloaders import Download, Downloader
 from tests.support.server import OverlayServer
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
@@ -56,8 +63,9 @@ def cold(shared: OverlayServer, upstream_of_module: FakeUpstream) -> Iterator[tu
     upstream_of_module.remove_project(name)
 
 
-def files_asked(upstream: FakeUpstream) -> list[str]:
-    return [request.path for request in upstream.requests() if "/packages/" in request.path]
+def files_asked(upstream: FakeUpstream, filename: str) -> list[str]:
+    """The requests of one file: transfers that tests before left behind may still ask for theirs."""
+    return [request.path for request in upstream.requests() if request.path.endswith(f"/{filename}")]
 
 
 def request(server: OverlayServer, target: str) -> socket.socket:
@@ -99,7 +107,7 @@ def test_a_client_that_leaves_does_not_stop_the_fill(
     kept = shared.data_dir / "cache" / "files" / sha256(content)[:2] / sha256(content)
     wait_until(kept.exists, what="the transfer to end without a reader")
     assert Wire(shared.url).get(address(filename, content)).body == content
-    assert len(files_asked(upstream_of_module)) == 1
+    assert len(files_asked(upstream_of_module, filename)) == 1
 
 
 def test_a_slow_reader_holds_up_nobody(
@@ -110,7 +118,7 @@ def test_a_slow_reader_holds_up_nobody(
         slow.recv(100)
         quick = [background.call(Wire(shared.url).get, address(filename, content)) for _ in range(3)]
         assert all(client.result(20).body == content for client in quick)
-        assert len(files_asked(upstream_of_module)) == 1
+        assert len(files_asked(upstream_of_module, filename)) == 1
         # It gets everything in its own time, also long after the transfer ended.
         got = bytearray()
         while piece := slow.recv(1 << 16):
@@ -169,7 +177,127 @@ def test_a_connection_that_breaks_once_is_continued(
     filename, content = cold
     upstream_of_module.fault(f"/packages/*{filename}", truncate=2_000_000, nth=1)
     assert Wire(shared.url).get(address(filename, content)).body == content
-    assert len(files_asked(upstream_of_module)) == 2
+    assert len(files_asked(upstream_of_module, filename)) == 2
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Processes on one data directory that nobody serves."""
+
+    upstream: FakeUpstream
+    data_dir: Path
+    others: Sequence[Downloader]
+
+    def one_more(self) -> Downloader:
+        return Downloader(self.data_dir, self.upstream.index_url)
+
+    def publish(self) -> tuple[FileRecord, bytes]:
+        """A 4 MB file of a name of its own."""
+        name = f"gears{next(numbers)}"
+        filename, content = make_wheel(name, "1.0", size=4_000_000)
+        self.upstream.add_file(name, filename, content)
+        blake = hashlib.blake2b(content, digest_size=32).hexdigest()
+        url = f"{self.upstream.url}/packages/{blake[:2]}/{blake[2:4]}/{blake[4:]}/{filename}"
+        return FileRecord(filename=filename, url=url, sha256=sha256(content), size=len(content)), content
+
+    def partial(self) -> dict[str, int]:
+        """What is arriving, and how much of it is there."""
+        found = (self.data_dir / "cache" / "partial").iterdir()
+        return {path.name: path.stat().st_size for path in found if path.suffix != ".head"}
+
+    def kept(self, content: bytes) -> bool:
+        digest = sha256(content)
+        return (self.data_dir / "cache" / "files" / digest[:2] / digest).exists()
+
+
+@pytest.fixture(scope="module")
+def crew_of_module(
+    upstream_of_module: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Crew]:
+    data_dir = tmp_path_factory.mktemp("crew") / "data"
+    layout = Layout(str(data_dir))
+    layout.prepare()
+    locks = Locks(layout)
+    database = Database(layout.cache_database, locks, name="cache")
+    database.migrate()
+    database.close()
+    locks.close()
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(Downloader(data_dir, upstream_of_module.index_url)) for _ in range(3)]
+        yield Crew(upstream_of_module, data_dir, others)
+
+
+@pytest.fixture
+def crew(crew_of_module: Crew) -> Crew:
+    crew_of_module.upstream.clear_faults()
+    crew_of_module.upstream.reset_requests()
+    return crew_of_module
+
+
+def test_a_leader_that_is_killed_is_succeeded_by_a_follower(crew: Crew) -> None:
+    """It dies with 40 % on disk. The others have read what they might; one goes on, and all have the whole file."""
+    record, content = crew.publish()
+    share = len(content) * 2 // 5
+    crew.upstream.fault(f"/packages/*{record.filename}", nth=1, truncate=share, hang=True)
+    with crew.one_more() as leader:
+        leader.begin(record)
+        wait_until(lambda: list(crew.partial().values()) == [share], what="40 % of the file")
+        for other in crew.others:
+            other.begin(record)
+        leader.kill()
+    digest = sha256(content)
+    for other in crew.others:
+        assert other.end() == Download(len(content), digest, "")
+    ranges = [
+        asked.header("Range") for asked in crew.upstream.requests() if asked.path.endswith(record.filename)
+    ]
+    assert ranges == [None, f"bytes={share}-"]
+    wait_until(lambda: not crew.partial(), what="the partial file to go")
+    assert crew.kept(content)
+
+
+def test_a_leader_that_stands_still_is_not_waited_for(crew: Crew) -> None:
+    """It holds its lock: the others are told to help themselves, those that have waited and those that come."""
+    record, content = crew.publish()
+    share = len(content) * 2 // 5
+    crew.upstream.fault(f"/packages/*{record.filename}", nth=1, truncate=share, hang=True)
+    with crew.one_more() as leader:
+        leader.begin(record)
+        wait_until(lambda: list(crew.partial().values()) == [share], what="40 % of the file")
+        first, second, _ = crew.others
+        first.begin(record)
+        leader.stop()
+        (partial,) = crew.partial()
+        os.utime(crew.data_dir / "cache" / "partial" / partial, (0, 0))
+        assert first.end().error == "StoreUnavailable"
+        second.begin(record)
+        assert second.end() == Download(0, sha256(b""), "StoreUnavailable")
+    first.begin(record)
+    assert first.end() == Download(len(content), sha256(content), "")
+
+
+def test_one_request_serves_every_process(crew: Crew) -> None:
+    record, content = crew.publish()
+    crew.upstream.fault(f"/packages/*{record.filename}", rate=20_000_000)
+    for other in crew.others:
+        other.begin(record)
+    for other in crew.others:
+        assert other.end() == Download(len(content), sha256(content), "")
+    assert len(files_asked(crew.upstream, record.filename)) == 1
+
+
+def test_wrong_bytes_are_whole_in_no_process(crew: Crew) -> None:
+    record, content = crew.publish()
+    crew.upstream.fault(f"/packages/*{record.filename}", alter=-1, delay=0.3)
+    for other in crew.others:
+        other.begin(record)
+    for other in crew.others:
+        got = other.end()
+        assert got.error == "ContentMismatch"
+        assert got.size <= len(content) - HOLD_BACK
+    assert len(files_asked(crew.upstream, record.filename)) == 1
+    wait_until(lambda: not crew.partial(), what="the partial file to go")
+    assert not crew.kept(content)
 
 
 class Liar(threading.Thread):
