@@ -3,7 +3,8 @@
 A list is fetched in a task of its own, streamed to disk, read and sorted by a process of its own
 (`cache.names_file`), and renamed into place only when it is whole and sound. So what is kept is always the last
 good one, and it is kept for as long as its upstream fails. The file's time says when the upstream last sent or
-confirmed it. One process of the instance refreshes a list; all map the same file, and look whether it was replaced.
+confirmed it. One process of the instance refreshes a list; all map the same file, and look whether it was replaced;
+whoever keeps what was made of a list hears of another through the board.
 """
 # Plain os calls by path, as in storage.
 # ruff: noqa: PTH105, PTH108, PTH116, PTH118
@@ -34,6 +35,7 @@ from proxy.errors import (
     UpstreamFaulty,
     UpstreamTimeout,
 )
+from proxy.storage.board import Board, names_topic
 from proxy.storage.disk import translated, write_all
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
@@ -72,11 +74,17 @@ class KnownNames:
     """The lists of one process. Owned by one event loop."""
 
     def __init__(
-        self, layout: Layout, locks: Locks, upstreams: Mapping[str, Upstream], now: Callable[[], datetime]
+        self,
+        layout: Layout,
+        locks: Locks,
+        board: Board,
+        upstreams: Mapping[str, Upstream],
+        now: Callable[[], datetime],
     ) -> None:
-        """Take a prepared layout; touches neither disk nor loop."""
+        """Take a prepared layout, and the locks and the board of the same instance; touches neither disk nor loop."""
         self._layout = layout
         self._locks = locks
+        self._board = board
         self._upstreams = upstreams
         self._now = now
         self._lists: dict[str, KeptList] = {}
@@ -121,6 +129,7 @@ class KnownNames:
         for upstream in self._upstreams:
             with _keeping(), contextlib.suppress(FileNotFoundError):
                 os.unlink(self._layout.names_of(upstream))
+            self._board.renew(names_topic(upstream))
 
     async def close(self) -> None:
         """Stop fetches under way."""
@@ -268,6 +277,7 @@ class KnownNames:
         self._confirm(made)
         with _keeping():
             os.replace(made, self._layout.names_of(upstream))
+        self._board.renew(names_topic(upstream))
         self._lists[upstream] = new
 
     def _confirm(self, path: str) -> None:

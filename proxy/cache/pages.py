@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TypeAlias
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 
 from proxy.cache.files import metadata_record
 from proxy.cache.revalidated import Cached, Revalidated
@@ -23,8 +23,10 @@ from proxy.domain.names import Name
 from proxy.domain.pages import ChangedFile, Page, changed_files
 from proxy.domain.snapshot import CacheSettings, UpstreamSettings
 from proxy.errors import StorageError
+from proxy.storage.board import EVERYTHING_BORROWED, Board, page_topic
 from proxy.storage.database import Change, Database
 from proxy.storage.layout import Layout
+from proxy.storage.locks import Locks
 from proxy.storage.tables import negatives
 from proxy.upstream.client import Found, NoSuchProject, NotModified, Upstream
 
@@ -33,6 +35,10 @@ NoteChanged: TypeAlias = Callable[[str, Name, Sequence[ChangedFile]], Awaitable[
 
 NEGATIVES_AT_MOST = 50_000
 _CLEAN_EVERY = 500
+# Made once: making it costs as much as asking.
+_UNTIL = select(negatives.c.until).where(
+    negatives.c.upstream == bindparam("of"), negatives.c.name == bindparam("called")
+)
 
 _log = logging.getLogger(__name__)
 
@@ -43,18 +49,20 @@ class Pages(Revalidated[Name, Page]):
     def __init__(
         self,
         layout: Layout,
+        locks: Locks,
+        board: Board,
         database: Database,
         upstreams: Mapping[str, Upstream],
         settings: CacheSettings,
         now: Callable[[], datetime],
         note_changed: NoteChanged,
     ) -> None:
-        """Take a prepared layout and the migrated cache database; touches neither disk nor loop.
+        """Take a prepared layout, locks, board and the migrated cache database; touches neither disk nor loop.
 
         Args:
             note_changed: awaited before a page with replaced files is shown for the first time.
         """
-        super().__init__(layout, upstreams, settings, now, Page)
+        super().__init__(layout, locks, board, upstreams, settings, now, Page)
         self._database = database
         self._note_changed = note_changed
         self._negatives_written = 0
@@ -66,8 +74,17 @@ class Pages(Revalidated[Name, Page]):
 
         Raises:
             UpstreamError: no valid answer, and no page that may still be shown.
+            StorageError: as `get_cached`.
         """
         return await self.get_cached(upstream, name)
+
+    def absent_until(self, upstream: str, name: Name) -> float | None:
+        """Seconds of the epoch until which `upstream` is believed to have no project `name`; None: it may have.
+
+        For how long an answer may be kept that was made of a None.
+        """
+        until = self._absent_until(upstream, name)
+        return None if until is None else until.timestamp()
 
     def count(self) -> tuple[int, int]:
         """Numbers of kept pages and of kept "no such project"s. Also for commands."""
@@ -84,6 +101,7 @@ class Pages(Revalidated[Name, Page]):
             StorageError: the cache database cannot be changed.
         """
         gone = 0
+        upstreams = {*self._upstreams, *(directory.name for directory in self._directories())}
         for path in self._paths(name):
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -92,6 +110,10 @@ class Pages(Revalidated[Name, Page]):
         if name is not None:
             statement = statement.where(negatives.c.name == name)
         self._database.change_now(lambda change: change.connection.execute(statement).rowcount)
+        if name is None:
+            self._board.renew(EVERYTHING_BORROWED)
+        else:
+            self._board.renew(*(page_topic(upstream, name) for upstream in upstreams))
         return gone
 
     def keys_of(self, name: Name) -> set[str]:
@@ -101,28 +123,35 @@ class Pages(Revalidated[Name, Page]):
             kept = self._read(path)
             if kept is None:
                 continue
-            for record in kept.value.files:
+            for record in self._values.decode(kept.encoded).files:
                 keys.add(record.key)
                 keys.add(metadata_record(record).key)
         return keys
 
     def _paths(self, name: Name | None) -> Iterator[str]:
         """The files of kept pages at all upstreams, also those that have left the configuration."""
+        for directory in self._directories():
+            if name is not None:
+                path = self._layout.cached_page(directory.name, name)
+                if os.path.exists(path):
+                    yield path
+                continue
+            with contextlib.suppress(OSError), os.scandir(directory.path) as entries:
+                yield from (entry.path for entry in entries)
+
+    def _directories(self) -> Iterator[os.DirEntry[str]]:
+        """Those of upstreams, also such as a running server has and this configuration has not."""
         with contextlib.suppress(OSError), os.scandir(self._layout.cached_pages) as directories:
-            for directory in directories:
-                if name is not None:
-                    path = self._layout.cached_page(directory.name, name)
-                    if os.path.exists(path):
-                        yield path
-                    continue
-                with contextlib.suppress(OSError), os.scandir(directory.path) as entries:
-                    yield from (entry.path for entry in entries)
+            yield from directories
 
     def _path(self, upstream: str, key: Name) -> str:
         return self._layout.cached_page(upstream, key)
 
     def _name(self, key: Name) -> str:
         return key
+
+    def _topic(self, upstream: str, key: Name) -> str:
+        return page_topic(upstream, key)
 
     def _source(self, settings: UpstreamSettings) -> str:
         return settings.index_url
@@ -141,25 +170,26 @@ class Pages(Revalidated[Name, Page]):
         except StorageError as error:
             _log.warning("replaced files of an upstream cannot be recorded: %s", error)
 
-    def _is_known_absent(self, upstream: str, key: Name) -> bool:
-        query = select(negatives.c.until).where(negatives.c.upstream == upstream, negatives.c.name == key)
+    def _absent_until(self, upstream: str, key: Name) -> datetime | None:
+        about = {"of": self._asked_at(upstream), "called": key}
         try:
-            until = self._database.read_now(lambda connection: connection.execute(query).scalar())
+            until = self._database.read_now(lambda connection: connection.execute(_UNTIL, about).scalar())
         except StorageError:
-            return False
+            return None
         now = self._now()
         # An end further away than any that could have been set comes from a clock that has been put back.
-        return until is not None and now < until <= now + self._settings.not_found_for
+        return until if until is not None and now < until <= now + self._settings.not_found_for else None
 
     async def _keep_absent(self, upstream: str, key: Name, until: datetime) -> None:
         now = self._now()
+        asked_at = self._asked_at(upstream)
         self._negatives_written += 1
         cleans = self._negatives_written % _CLEAN_EVERY == 1
 
         def act(change: Change) -> None:
             run = change.connection.execute
-            run(delete(negatives).where(negatives.c.upstream == upstream, negatives.c.name == key))
-            run(insert(negatives).values(upstream=upstream, name=key, until=until))
+            run(delete(negatives).where(negatives.c.upstream == asked_at, negatives.c.name == key))
+            run(insert(negatives).values(upstream=asked_at, name=key, until=until))
             if cleans:
                 run(delete(negatives).where(negatives.c.until <= now))
                 newest = select(negatives.c.until).order_by(negatives.c.until.desc())

@@ -33,6 +33,14 @@ _SEPARATORS = re.compile(r"[-_.]+")
 # What distutils wrote behind the version of platform archives: foo-1.0.linux-x86_64.tar.gz, foo-1.0.win32.exe.
 _PLATFORM = re.compile(r"\.(?:linux|macosx|win|cygwin|solaris|freebsd)[a-z0-9]*(?:[.-].*)?\Z", re.ASCII)
 
+# A version without a "-" and without letters that a platform could begin with: nothing is left to be told apart.
+_USUAL_VERSION = r"([0-9]++(?:\.[0-9]++)*+(?:\.?(?:a|b|rc|post|dev)[0-9]++)*+)"
+_USUAL = re.compile(
+    rf"(?:([A-Za-z0-9][A-Za-z0-9._]*+)-{_USUAL_VERSION}-[A-Za-z0-9._-]*+(?<=\.whl)"
+    rf"|([A-Za-z0-9][A-Za-z0-9._-]*)-{_USUAL_VERSION}\.tar\.gz)\Z",
+    re.ASCII,
+)
+
 
 class Kind(StrEnum):
     """What may be published."""
@@ -188,6 +196,28 @@ def version_of(filename: str, name: Name) -> str | None:
     elif "+" not in rest:
         rest = _PLATFORM.sub("", rest)
     return rest or None
+
+
+class Usual:
+    """Tells the usual filenames of one project at sight: nearly all of a long page, at a tenth of the cost."""
+
+    __slots__ = ("_name", "_spellings")
+
+    def __init__(self, name: Name) -> None:
+        self._name = name
+        self._spellings: dict[str, bool] = {}
+
+    def version_of(self, filename: str) -> str | None:
+        """The version, where `filename` is one of the project's and `version_of` says so; None: look closely."""
+        found = _USUAL.match(filename)
+        if found is None or len(filename) > MAX_FILENAME_LENGTH:
+            return None
+        wheel, version, sdist, its_version = found.groups()
+        spelt = wheel or sdist
+        is_ours = self._spellings.get(spelt)
+        if is_ours is None:
+            is_ours = self._spellings[spelt] = _SEPARATORS.sub("-", spelt).lower() == self._name
+        return (version or its_version) if is_ours else None
 
 
 def _stem(filename: str) -> str:

@@ -5,6 +5,9 @@ request what came of it: a page, "unchanged", "no such project", or an `Upstream
 the page itself means that there is no such project; nothing else is ever read as that. Nothing is kept here:
 what is worth keeping, and what to show while the upstream fails, is the cache's business.
 
+What fails in passing is asked again a few times, with growing pauses, as long as none of it was passed on. An origin
+that goes on failing, or asks for it, is left alone for a while (`circuit`).
+
 No header of our own clients travels upstream. aiohttp's own following of redirects and decoding of bodies are
 off: both would trust the other side with more than it needs.
 """
@@ -14,9 +17,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
+import random
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -24,6 +29,7 @@ from typing import Generic, TypeVar
 from urllib.parse import quote, urljoin
 
 import aiohttp
+from cachetools import LRUCache
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -41,6 +47,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.observe.metrics import Asking, Kind, UpstreamMetrics
+from proxy.upstream.circuit import Circuit, Resting, Trial
 from proxy.upstream.documents import parse_document
 from proxy.upstream.hosts import GuardedResolver, Origin, PrivateAddress, Reach
 from proxy.upstream.parse import Unusable, parse_page, unzip
@@ -49,8 +56,6 @@ ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+ht
 """One fixed value, so that a page does not depend on which client asked first."""
 
 MAX_REDIRECTS = 3
-FILE_CHUNK = 256 << 10
-"""Bytes that one step of a file's stream yields at most."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
@@ -64,6 +69,16 @@ _PAGE_READS = 4
 _FILES_SHARE = 0.8
 """Share of the connections that files may hold; the rest is always left for pages."""
 _KEEP_ALIVE = 30.0
+_FIRST_PAUSE = 0.1
+"""Seconds before a request is repeated for the first time; twice as long each further time."""
+_LONGEST_WORD = 2
+"""Seconds of `Retry-After` that are waited for while the client waits."""
+_BUSY_FOR = 5
+"""Seconds after which clients are told to come back to an origin that is left alone."""
+_ORIGINS = 100
+"""Origins of one upstream whose health is known; more than a few only where `file_hosts` has a `*.`."""
+_GATEWAYS = frozenset({502, 503, 504})
+"""What stands before the upstream failed: the next time may well go another way."""
 
 _DIGITS = re.compile(r"[0-9]{1,9}\Z")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)\Z")
@@ -131,16 +146,18 @@ class FileStream:
         self.etag = None if etag is None or etag.startswith("W/") else etag
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes as they come, each piece at most `FILE_CHUNK` long. Not to be iterated twice.
+        """The bytes as they come, a piece for each time that some were received: never empty, and no longer than
+        what a connection is read for at once, a quarter of a MiB. Not to be iterated twice.
 
         Raises:
             UpstreamTimeout: nothing came for the read time-out.
             UpstreamUnreachable: the connection broke, or ended before Content-Length was reached.
         """
         with self._upstream.translated(self._what):
-            async for chunk in self._response.content.iter_any():
-                for place in range(0, len(chunk), FILE_CHUNK):
-                    yield chunk[place : place + FILE_CHUNK]
+            # One by one: what has gathered meanwhile would be joined else, which copies all of it.
+            async for chunk, _ in self._response.content.iter_chunks():
+                if chunk:
+                    yield chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +177,33 @@ class FoundNames:
     etag: str | None
 
 
+@dataclass(slots=True)
+class _Try:
+    """One of the requests that a trial is made of; `status` is 0 until its head came."""
+
+    trial: Trial
+    number: int
+    status: int = 0
+
+
 class Upstream:
     """One configured upstream. One object per event loop; connections are opened when first needed."""
 
     def __init__(
-        self, settings: UpstreamSettings, *, max_page_size: int, user_agent: str, metrics: UpstreamMetrics
+        self,
+        settings: UpstreamSettings,
+        *,
+        max_page_size: int,
+        user_agent: str,
+        metrics: UpstreamMetrics,
+        now: Callable[[], datetime],
     ) -> None:
         """Take validated settings; touches neither network nor loop.
 
         Args:
             max_page_size: bytes of a decoded page; a bigger one is refused.
             user_agent: what we call ourselves to the upstream's operators.
-            metrics: where its requests are counted.
+            metrics: where its requests are counted, repeated ones each.
         """
         self.settings = settings
         self.name = settings.name
@@ -179,8 +211,11 @@ class Upstream:
         self._reach = Reach(settings)
         self._max_page_size = max_page_size
         self._user_agent = user_agent
+        self._now = now
+        self._circuits: LRUCache[Origin, Circuit] = LRUCache(_ORIGINS)
         self._session: aiohttp.ClientSession | None = None
-        self._file_slots = asyncio.Semaphore(max(1, int(settings.max_connections * _FILES_SHARE)))
+        self.file_places = max(1, int(settings.max_connections * _FILES_SHARE))
+        self._file_slots = asyncio.Semaphore(self.file_places)
         self._authorization: str | None = None
         if settings.username is not None or settings.password is not None:
             pair = f"{settings.username or ''}:{settings.password or ''}"
@@ -216,7 +251,7 @@ class Upstream:
         """Fetch the project page of `name`, or learn that the one with validator `etag` still holds.
 
         Raises:
-            UpstreamBusy: 429 or 503.
+            UpstreamBusy: 429 or 503, or it is left alone after that or after many failures.
             UpstreamTimeout: no connection, no byte, or no whole page in time.
             UpstreamUnreachable: no connection, or it broke.
             UpstreamFaulty: any other answer, one that is no page of `name`, or one over the size limit.
@@ -257,19 +292,72 @@ class Upstream:
         parse: Callable[[bytes, str, str], T],
     ) -> Found[T] | NotModified | NoSuchProject:
         """Fetch something that fits into memory; `parse` as `_read` has it."""
-        with self._metrics.asking(kind) as asking, self.translated(what):
-            async with asyncio.timeout(self._page_time), self._get(url, headers, what) as response:
-                asking.head_came()
-                if response.status in (404, 410):
-                    asking.outcome = "absent"
-                    return NoSuchProject()
-                if response.status == 304 and "If-None-Match" in headers:
-                    asking.outcome = "unchanged"
-                    return NotModified(_max_age(response.headers))
-                if response.status != 200:
-                    raise self._refused(response, what)
-                value = await self._read(response, what, parse)
-                return Found(value, _etag(response), _max_age(response.headers))
+
+        async def ask(this: _Try) -> Found[T] | NotModified | NoSuchProject:
+            with self._metrics.asking(kind) as asking, self.translated(what):
+                async with self._get(url, headers, what) as response:
+                    this.status = response.status
+                    asking.head_came()
+                    if response.status in (404, 410):
+                        asking.outcome = "absent"
+                        return NoSuchProject()
+                    if response.status == 304 and "If-None-Match" in headers:
+                        asking.outcome = "unchanged"
+                        return NotModified(_max_age(response.headers))
+                    if response.status != 200:
+                        raise self._refused(response, what)
+                    value = await self._read(response, what, parse)
+                    return Found(value, _etag(response), _max_age(response.headers))
+
+        with self.translated(what):
+            async with asyncio.timeout(self._page_time):
+                return await self._tried(url, what, ask)
+
+    async def _tried(self, url: str, what: str, ask: Callable[[_Try], Awaitable[T]]) -> T:
+        """What `ask` gives, which is called again where it fails in passing; `UpstreamBusy` where it must not be."""
+        origin = Origin.of(url)
+        circuit = self._circuits.get(origin)
+        if circuit is None:
+            circuit = self._circuits[origin] = Circuit(self._now)
+        try:
+            with circuit.trial(url) as trial:
+                return await self._repeated(trial, ask)
+        except Resting as resting:
+            message = f"{self.name} is not asked for {what} now: it has failed or asked to be left alone"
+            raise UpstreamBusy(self.name, message, retry_after=min(resting.seconds, _BUSY_FOR)) from None
+
+    async def _repeated(self, trial: Trial, ask: Callable[[_Try], Awaitable[T]]) -> T:
+        for number in itertools.count():
+            this = _Try(trial, number)
+            try:
+                found = await ask(this)
+            except UpstreamError as error:
+                pause = self._pause(this, error)
+                if pause is None:
+                    trial.has_failed = this.status >= 500 or isinstance(
+                        error, UpstreamUnreachable | UpstreamTimeout
+                    )
+                    trial.has_answered = 0 < this.status < 500 and not trial.has_failed and this.status != 429
+                    if isinstance(error, UpstreamBusy):
+                        trial.rest = timedelta(seconds=error.retry_after or 0)
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                trial.has_answered = True
+                return found
+        raise AssertionError  # `count` has no end.
+
+    def _pause(self, this: _Try, error: UpstreamError) -> float | None:
+        """Seconds after which to ask again; None: that is not worth it, or has been done often enough."""
+        if this.number >= self.settings.retries or this.trial.is_probe:
+            return None
+        # Spread, so that what failed together does not come back together.
+        pause = _FIRST_PAUSE * 2**this.number * random.uniform(0.75, 1.25)  # noqa: S311 - keeps no secret
+        if isinstance(error, UpstreamBusy) and error.retry_after is not None:
+            return max(pause, error.retry_after) if error.retry_after <= _LONGEST_WORD else None
+        lasts = isinstance(error.__cause__, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError)
+        passes = isinstance(error, UpstreamUnreachable) and not lasts
+        return pause if passes or this.status in _GATEWAYS else None
 
     @contextlib.asynccontextmanager
     async def names(self, etag: str | None = None) -> AsyncIterator[FoundNames | NotModified]:
@@ -349,11 +437,22 @@ class Upstream:
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Asking]]:
         """`_get` whose opening alone is translated: what its user raises inside is not an upstream's fault."""
         async with contextlib.AsyncExitStack() as stack:
-            asking = stack.enter_context(self._metrics.asking(kind))
-            with self.translated(what):
-                response = await stack.enter_async_context(self._get(url, headers, what))
-            asking.head_came()
-            yield response, asking
+
+            async def open_it(this: _Try) -> tuple[aiohttp.ClientResponse, Asking]:
+                async with contextlib.AsyncExitStack() as opened:
+                    asking = opened.enter_context(self._metrics.asking(kind))
+                    with self.translated(what):
+                        response = await opened.enter_async_context(self._get(url, headers, what))
+                    this.status = response.status
+                    asking.head_came()
+                    if response.status == 429 or (
+                        response.status >= 500 and response.status not in _NO_RANGES
+                    ):
+                        raise self._refused(response, what)
+                    stack.push_async_exit(opened.pop_all())
+                    return response, asking
+
+            yield await self._tried(url, what, open_it)
 
     @contextlib.asynccontextmanager
     async def _get(
@@ -365,7 +464,8 @@ class Upstream:
             sent = dict(headers)
             if self._authorization is not None and Origin.of(url) == self._reach.origin:
                 sent["Authorization"] = self._authorization
-            async with self._opened().get(
+            session = await self._opened()
+            async with session.get(
                 _address(self.name, url), headers=sent, allow_redirects=False, proxy=self.settings.proxy
             ) as response:
                 if response.status not in _REDIRECTS:
@@ -377,43 +477,49 @@ class Upstream:
                 url = target
         raise UpstreamFaulty(self.name, f"{self.name} redirects {what} more than {MAX_REDIRECTS} times")
 
-    def _opened(self) -> aiohttp.ClientSession:
+    async def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            settings = self.settings
-            # Behind an outbound proxy only the proxy's own name is resolved here, and it may well be private.
-            resolver = None if settings.proxy else GuardedResolver(self._reach.is_closed)
-            connector = aiohttp.TCPConnector(
-                limit=settings.max_connections,
-                resolver=resolver,
-                ssl=self._tls(),
-                keepalive_timeout=_KEEP_ALIVE,
-            )
-            timeout = aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=settings.connect_timeout.total_seconds(),
-                sock_read=settings.read_timeout.total_seconds(),
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                timeout=timeout,
-                headers={"User-Agent": self._user_agent},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-            )
+            # Without a ca_file those are trusted that the system trusts, which aiohttp has read long since.
+            trusted = True if self.settings.ca_file is None else await asyncio.to_thread(self._tls)
+            if self._session is None:
+                self._session = self._new_session(trusted)
         return self._session
 
+    def _new_session(self, trusted: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+        settings = self.settings
+        # Behind an outbound proxy only the proxy's own name is resolved here, and it may well be private.
+        resolver = None if settings.proxy else GuardedResolver(self._reach.is_closed)
+        connector = aiohttp.TCPConnector(
+            limit=settings.max_connections,
+            resolver=resolver,
+            ssl=trusted,
+            keepalive_timeout=_KEEP_ALIVE,
+        )
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=settings.connect_timeout.total_seconds(),
+            sock_read=settings.read_timeout.total_seconds(),
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            headers={"User-Agent": self._user_agent},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
     def _tls(self) -> ssl.SSLContext:
+        """A context that also trusts `ca_file`. Takes twenty milliseconds: not for the event loop."""
         context = ssl.create_default_context()
-        if self.settings.ca_file is not None:
-            try:
-                context.load_verify_locations(self.settings.ca_file)
-            except OSError as error:
-                raise UpstreamFaulty(
-                    self.name,
-                    f"the ca_file of {self.name} cannot be used ({error.strerror or 'not PEM'})",
-                    hint="check upstreams in the configuration",
-                ) from error
+        try:
+            context.load_verify_locations(self.settings.ca_file)
+        except OSError as error:
+            raise UpstreamFaulty(
+                self.name,
+                f"the ca_file of {self.name} cannot be used ({error.strerror or 'not PEM'})",
+                hint="check upstreams in the configuration",
+            ) from error
         return context
 
     async def _read(

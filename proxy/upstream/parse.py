@@ -9,39 +9,42 @@ Synchronous and free of I/O: `client` runs it in a thread where the page is big.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from itertools import compress
+from typing import Any, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from selectolax.lexbor import LexborHTMLParser
 
-from proxy.domain.filenames import candidate_names, version_of
+from proxy.domain.filenames import Usual, candidate_names, version_of
 from proxy.domain.names import Name, parse_name
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status
 from proxy.errors import InvalidName
+from proxy.upstream.links import Links, urljoin_safely
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPES = frozenset({"application/vnd.pypi.simple.v1+html", "text/html"})
 
 MAX_TEXT = 1000
 """Characters kept of a yank reason, a status reason or Requires-Python."""
-MAX_URL = 4000
-_BOMB_RATIO = 100
+_BOMB_RATIO = 50
 _BOMB_FLOOR = 8 << 20
-"""Index pages compress 5 to 20 times. What unpacks to more than 8 MiB and 100 times its size is a bomb."""
+"""Index pages compress 5 to 20 times. What unpacks to more than 8 MiB and 50 times its size is a bomb."""
 _PIECE = 1 << 20
 """Bytes that are unpacked, or read as HTML, in one go."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9])?\Z|\[[0-9a-f:.]+\]\Z")
 _RELATIVE = re.compile(r"(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]*)/?\Z", re.ASCII)
 _CLOSED = re.compile(rb"</(?:html|body)\s*>", re.IGNORECASE)
 _TAIL = 1000
 """Bytes at the end of which one must close the document; PyPI puts a comment behind it."""
+_BROKEN = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What is raised where JSON is none."""
 _HEADING = re.compile(r"\b(?:links for|index of|index for)\s+(\S+)", re.IGNORECASE | re.ASCII)
 
 
@@ -65,14 +68,25 @@ class _JsonFile(msgspec.Struct, gc=False, rename="kebab"):
     provenance: Any = None
 
 
-class _JsonPage(msgspec.Struct, rename="kebab"):
-    """A JSON page whose file entries are still bytes, so that a bad one spoils none of the others."""
+class _JsonAbout(msgspec.Struct, rename="kebab", kw_only=True):
+    """What a JSON page says beside its files."""
 
-    files: list[msgspec.Raw]
     meta: Any = None
     name: Any = None
     versions: Any = None
     project_status: Any = None
+
+
+class _JsonPage(_JsonAbout):
+    """A JSON page as nearly all are: each file entry is an object."""
+
+    files: list[_JsonFile]
+
+
+class _RawJsonPage(_JsonAbout):
+    """A JSON page whose file entries are still bytes, so that a bad one spoils none of the others."""
+
+    files: list[msgspec.Raw]
 
 
 class _JsonNames(msgspec.Struct, rename="kebab"):
@@ -175,7 +189,7 @@ def parse_names(body: bytes, content_type: str, base_url: str) -> Iterator[Name]
 def _json_names(body: bytes) -> Iterator[Name]:
     try:
         raw = msgspec.json.decode(body, type=_JsonNames)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except _BROKEN as error:
         raise Unusable("it is not the JSON of a list of names") from error
     if isinstance(raw.meta, dict):
         _check_version(raw.meta.get("api-version"))
@@ -185,7 +199,7 @@ def _json_names(body: bytes) -> Iterator[Name]:
             named = decoder.decode(entry).name
             if isinstance(named, str):
                 yield parse_name(named)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError, InvalidName):
+        except (*_BROKEN, InvalidName):
             continue
 
 
@@ -236,51 +250,73 @@ def _below(base: str, href: str) -> str:
     return unquote(segment)
 
 
-def _parse_json(body: bytes, base_url: str, name: Name) -> Page:
-    try:
-        raw = msgspec.json.decode(body, type=_JsonPage)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise Unusable("it is not the JSON of a project page") from error
-    if isinstance(raw.meta, dict):
-        _check_version(raw.meta.get("api-version"))
-    if raw.name is not None:
-        check_name(raw.name if isinstance(raw.name, str) else "", name)
-    status = raw.project_status if isinstance(raw.project_status, dict) else {}
-    listed = raw.versions if isinstance(raw.versions, list) else []
-    records = (_json_record(entry, base_url, name) for entry in raw.files)
-    return _page(name, records, listed, _status(status.get("status"), status.get("reason")))
-
-
+_PAGE_DECODER = msgspec.json.Decoder(_JsonPage)
+_RAW_PAGE_DECODER = msgspec.json.Decoder(_RawJsonPage)
 _FILE_DECODER = msgspec.json.Decoder(_JsonFile)
 
 
-def _json_record(raw: msgspec.Raw, base_url: str, name: Name) -> FileRecord | None:
-    try:
-        entry = _FILE_DECODER.decode(raw)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    if not isinstance(entry.url, str) or not isinstance(entry.filename, str):
-        return None
-    hashes = entry.hashes if isinstance(entry.hashes, dict) else {}
-    spellings = (entry.core_metadata, entry.dist_info_metadata, entry.data_dist_info_metadata)
-    core_metadata = next((value for value in spellings if value is not None), None)
-    if isinstance(core_metadata, dict):
-        core_metadata = _digest(core_metadata.get("sha256")) or True
-    elif not isinstance(core_metadata, bool):
-        core_metadata = None
-    size = entry.size
-    return _record(
-        name,
-        urljoin_safely(base_url, entry.url),
-        filename=entry.filename,
-        sha256=hashes.get("sha256"),
-        size=size if type(size) is int and 0 <= size < 1 << 63 else None,
-        uploaded=entry.upload_time,
-        requires_python=entry.requires_python,
-        core_metadata=core_metadata,
-        yanked=True if entry.yanked == "" else entry.yanked or False,
-        provenance=entry.provenance,
+def _parse_json(body: bytes, base_url: str, name: Name) -> Page:
+    about, entries = _json_page(body)
+    if isinstance(about.meta, dict):
+        _check_version(about.meta.get("api-version"))
+    if about.name is not None:
+        check_name(about.name if isinstance(about.name, str) else "", name)
+    status = about.project_status if isinstance(about.project_status, dict) else {}
+    listed = about.versions if isinstance(about.versions, list) else []
+    files = [entry for entry in entries if isinstance(entry.url, str) and isinstance(entry.filename, str)]
+    links = Links(base_url)
+    columns = _Columns(
+        links.all_absolute([entry.url for entry in files]),
+        [entry.filename for entry in files],
+        [entry.hashes.get("sha256") if isinstance(entry.hashes, dict) else None for entry in files],
+        [_size(entry.size) for entry in files],
+        [entry.upload_time for entry in files],
+        [entry.requires_python for entry in files],
+        _said_of_metadata(files),
+        [True if entry.yanked == "" else entry.yanked for entry in files],
+        [None if entry.provenance is None else _provenance(entry.provenance, links) for entry in files],
     )
+    return _page(name, _records(columns, name), listed, _status(status.get("status"), status.get("reason")))
+
+
+def _json_page(body: bytes) -> tuple[_JsonAbout, Iterable[_JsonFile]]:
+    with contextlib.suppress(*_BROKEN):
+        page = _PAGE_DECODER.decode(body)
+        return page, page.files
+    try:
+        raw = _RAW_PAGE_DECODER.decode(body)
+    except _BROKEN as error:
+        raise Unusable("it is not the JSON of a project page") from error
+    return raw, _json_entries(raw.files)
+
+
+def _json_entries(files: Iterable[msgspec.Raw]) -> Iterator[_JsonFile]:
+    for file in files:
+        with contextlib.suppress(*_BROKEN):
+            yield _FILE_DECODER.decode(file)
+
+
+def _size(size: Any) -> int | None:
+    return size if type(size) is int and 0 <= size < 1 << 63 else None
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _said_of_metadata(files: Sequence[_JsonFile]) -> list[bool | str | None]:
+    """Core metadata by any of their three names: the digest, where one is given, or whether there are some."""
+    said = [file.core_metadata for file in files]
+    if None in said:
+        said = [
+            _first(one, file.dist_info_metadata, file.data_dist_info_metadata)
+            for one, file in zip(said, files, strict=True)
+        ]
+    digests = iter(_digests([one.get("sha256") for one in said if isinstance(one, dict)]))
+    return [
+        (next(digests) or True) if isinstance(one, dict) else one if isinstance(one, bool) else None
+        for one in said
+    ]
 
 
 def _parse_html(body: bytes, base_url: str, name: Name) -> Page:
@@ -297,7 +333,7 @@ def _parse_html(body: bytes, base_url: str, name: Name) -> Page:
     if base is not None:
         base_url = urljoin_safely(base_url, base.attributes.get("href") or "") or base_url
     anchors = tree.css("a[href]")
-    records = (_html_record(anchor.attributes, base_url, name) for anchor in anchors)
+    records = _records(_html_columns([anchor.attributes for anchor in anchors], Links(base_url)), name)
     status = _status(metas.get("pypi:project-status"), metas.get("pypi:project-status-reason"))
     page = _page(name, records, (), status)
     # A sign-in page, a notice, or the list of all projects is a 200 as well: no files are believed only of
@@ -324,116 +360,128 @@ def _names_project(tree: LexborHTMLParser, name: Name) -> bool:
     return False
 
 
-def _html_record(attributes: dict[str, str | None], base_url: str, name: Name) -> FileRecord | None:
-    url = urljoin_safely(base_url, attributes.get("href") or "")
-    path = urlsplit(url).path if url is not None else ""
-    filename = unquote(path.rpartition("/")[2])
-    # A page may link to anything; only what can be a distribution counts as one of its files.
-    if not candidate_names(filename):
-        return None
-    core_metadata: bool | str | None = None
+def _html_columns(anchors: Sequence[dict[str, str | None]], links: Links) -> _Columns:
+    urls = links.all_absolute([attributes.get("href") or "" for attributes in anchors])
+    return _Columns(
+        urls,
+        ["" if url is None else _filename(url.partition("#")[0]) for url in urls],
+        [None] * len(anchors),
+        [None] * len(anchors),
+        # Not part of the standard's HTML; some mirrors give it all the same.
+        [attributes.get("data-upload-time") for attributes in anchors],
+        [attributes.get("data-requires-python") for attributes in anchors],
+        [_core_metadata(attributes) for attributes in anchors],
+        ["data-yanked" in attributes and (attributes["data-yanked"] or True) for attributes in anchors],
+        [_provenance(attributes.get("data-provenance"), links) for attributes in anchors],
+    )
+
+
+def _core_metadata(attributes: dict[str, str | None]) -> bool | str | None:
     for key in ("data-core-metadata", "data-dist-info-metadata"):
         if key in attributes:
             algorithm, _, value = (attributes[key] or "true").partition("=")
-            core_metadata = (algorithm == "sha256" and _digest(value)) or algorithm.lower() != "false"
-            break
-    return _record(
-        name,
-        url,
-        filename=filename,
-        sha256=None,
-        size=None,
-        # Not part of the standard's HTML; some mirrors give it all the same.
-        uploaded=attributes.get("data-upload-time"),
-        requires_python=attributes.get("data-requires-python"),
-        core_metadata=core_metadata,
-        yanked=(attributes["data-yanked"] or True) if "data-yanked" in attributes else False,
-        provenance=attributes.get("data-provenance"),
-    )
+            return (algorithm == "sha256" and _digest(value)) or algorithm.lower() != "false"
+    return None
 
 
-def _record(
-    name: Name,
-    url: str | None,
-    *,
-    filename: str,
-    sha256: Any,
-    size: int | None,
-    uploaded: Any,
-    requires_python: Any,
-    core_metadata: bool | str | None,
-    yanked: Any,
-    provenance: Any,
-) -> FileRecord | None:
-    """Check the parts both forms share; None if the file cannot be listed.
+def _filename(address: str) -> str:
+    """The last segment of the path of an absolute address without a fragment, decoded."""
+    if "?" in address or "%" in address:
+        return unquote(urlsplit(address).path.rpartition("/")[2])
+    return address.rpartition("/")[2]
+
+
+_Values: TypeAlias = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What a page says of its files: in each column one value for each file.
+
+    Thousands are checked together at a fraction of what one call for each would cost.
+
+    Attributes:
+        urls: absolute; None: no address.
+        filenames: as the page has them.
+        sizes, core_metadata, provenance: checked; the others may be anything.
+    """
+
+    urls: Sequence[str | None]
+    filenames: Sequence[str]
+    sha256s: _Values
+    sizes: Sequence[int | None]
+    uploaded: _Values
+    requires_python: _Values
+    core_metadata: Sequence[bool | str | None]
+    yanked: _Values
+    provenance: Sequence[str | None]
+
+
+def _records(columns: _Columns, name: Name) -> Iterator[FileRecord]:
+    """The files that can be listed, in order.
 
     A digest that is there but makes no sense excludes the file: without it the file would go unverified.
     """
-    # Its own address would not lead to it (`candidate_names`), so it is not listed either.
-    if url is None or name not in candidate_names(filename):
-        return None
-    address, _, fragment = url.partition("#")
-    if unquote(urlsplit(address).path.rpartition("/")[2]) != filename:
-        return None
-    named = sha256 or _from_fragment(fragment)
-    digest = _digest(named)
-    if named and digest is None:
-        return None
-    return FileRecord(
-        filename=filename,
-        sha256=digest,
-        url=address,
-        size=size,
-        uploaded=_instant(uploaded),
-        requires_python=_text(requires_python),
-        core_metadata=core_metadata,
-        yanked=(_text(yanked) or True) if yanked else False,
-        provenance=_provenance(provenance),
-        version=version_of(filename, name),
+    urls = [url or "" for url in columns.urls]
+    addresses = [url.partition("#")[0] for url in urls]
+    named = [
+        sha256 or _from_fragment(url.partition("#")[2])
+        for sha256, url in zip(columns.sha256s, urls, strict=True)
+    ]
+    digests = _digests(named)
+    usual = Usual(name)
+    versions = [usual.version_of(filename) for filename in columns.filenames]
+    is_listed = [digest is not None or not said for digest, said in zip(digests, named, strict=True)]
+    pairs = enumerate(zip(addresses, columns.filenames, strict=True))
+    for place in [
+        place
+        for place, (address, filename) in pairs
+        if versions[place] is None or not address.endswith(f"/{filename}") or "?" in address
+    ]:
+        filename = columns.filenames[place]
+        if _filename(addresses[place]) != filename:
+            is_listed[place] = False
+        elif versions[place] is None:
+            # Its own address would not lead to it (`candidate_names`), so it is not listed either. A page in HTML
+            # may link to anything at all.
+            is_listed[place] &= name in candidate_names(filename)
+            versions[place] = version_of(filename, name)
+    records = map(
+        FileRecord,
+        columns.filenames,
+        digests,
+        addresses,
+        columns.sizes,
+        _instants(columns.uploaded),
+        _texts(columns.requires_python),
+        columns.core_metadata,
+        [False if yanked is False else _yank(yanked) for yanked in columns.yanked],
+        columns.provenance,
+        versions,
     )
+    return compress(records, is_listed)
 
 
-def _page(
-    name: Name, records: Iterable[FileRecord | None], listed: Iterable[Any], status: ProjectStatus
-) -> Page:
+def _yank(said: Any) -> bool | str:
+    return (_text(said) or True) if said else False
+
+
+def _page(name: Name, records: Iterable[FileRecord], listed: Iterable[Any], status: ProjectStatus) -> Page:
     files: dict[str, FileRecord] = {}
     for record in records:
-        if record is not None:
-            files.setdefault(record.filename, record)
-    versions = dict.fromkeys((*_versions(listed), *(file.version for file in files.values() if file.version)))
+        files.setdefault(record.filename, record)
+    theirs = [file.version for file in files.values() if file.version]
+    versions = dict.fromkeys(_versions(listed) + theirs)
     return Page(name=name, files=tuple(files.values()), versions=tuple(versions), status=status)
 
 
-def _versions(listed: Iterable[Any]) -> Iterator[str]:
-    for version in listed:
-        # Old releases have versions that PEP 440 does not know; they are passed on, as text.
-        if isinstance(version, str) and version and len(version) <= 200 and version.isprintable():
-            yield version
-
-
-def urljoin_safely(base_url: str, href: str) -> str | None:
-    """`href` made absolute: http or https, no user info, default port dropped, ASCII; None if that fails."""
-    if len(href) > MAX_URL:
-        return None
-    try:
-        parts = urlsplit(urljoin(base_url, href.strip()))
-        port = parts.port
-        host = (parts.hostname or "").lower()
-    except ValueError:
-        return None
-    if ":" in host:
-        host = f"[{host}]"
-    if parts.scheme not in ("http", "https") or _HOST.match(host) is None:
-        return None
-    if port is not None and port != {"http": 80, "https": 443}[parts.scheme]:
-        host = f"{host}:{port}"
-    try:
-        path = quote(parts.path, safe="/%:@!$&'()*+,;=~-._")
-        query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
-        fragment = quote(parts.fragment, safe="=&")
-    except UnicodeError:
-        return None
-    return f"{parts.scheme}://{host}{path or '/'}{'?' + query if query else ''}{'#' + fragment if fragment else ''}"
+def _versions(listed: Iterable[Any]) -> list[str]:
+    # Old releases have versions that PEP 440 does not know; they are passed on, as text.
+    return [
+        version
+        for version in listed
+        if isinstance(version, str) and version and len(version) <= 200 and version.isprintable()
+    ]
 
 
 def _from_fragment(fragment: str) -> str | None:
@@ -447,8 +495,23 @@ def _from_fragment(fragment: str) -> str | None:
 def _digest(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
-    lower = value.lower()
-    return lower if _SHA256.match(lower) else None
+    try:
+        digits = bytes.fromhex(value).hex()
+    except ValueError:
+        return None
+    # White space is let pass between digits.
+    return digits if len(value) == len(digits) == 64 else None
+
+
+def _digests(values: _Values) -> _Values:
+    """Each as `_digest`; together where all are what they should be, as nearly always."""
+    try:
+        digits = "".join(values)
+        if {len(value) for value in values} == {64} and bytes.fromhex(digits).hex() == digits:
+            return values
+    except (TypeError, ValueError):
+        pass
+    return [_digest(value) for value in values]
 
 
 def _text(value: Any) -> str | None:
@@ -458,6 +521,12 @@ def _text(value: Any) -> str | None:
     if not value.isprintable():
         value = "".join(char if char.isprintable() else " " for char in value[: 4 * MAX_TEXT])
     return value[:MAX_TEXT].strip() or None
+
+
+def _texts(values: _Values) -> list[str | None]:
+    """Each as `_text`; the files of a page share a handful."""
+    known = {value: _text(value) for value in {value for value in values if isinstance(value, str)}}
+    return [known[value] if isinstance(value, str) else None for value in values]
 
 
 def _instant(value: Any) -> datetime | None:
@@ -471,10 +540,19 @@ def _instant(value: Any) -> datetime | None:
         return None
 
 
-def _provenance(value: Any) -> str | None:
+def _instants(values: _Values) -> list[datetime | None]:
+    """Each as `_instant`; together where all are in UTC already, as nearly always."""
+    with contextlib.suppress(TypeError, ValueError):
+        instants = list(map(datetime.fromisoformat, values))
+        if {instant.tzinfo for instant in instants} == {UTC}:
+            return [*instants]
+    return [None if value is None else _instant(value) for value in values]
+
+
+def _provenance(value: Any, links: Links) -> str | None:
     if not isinstance(value, str) or not value.lower().startswith("https://"):
         return None
-    return urljoin_safely(value, "")
+    return (links.plain(value) if "#" not in value else None) or urljoin_safely(value, "")
 
 
 def _status(status: Any, reason: Any) -> ProjectStatus:

@@ -21,6 +21,7 @@ from proxy.domain.names import Name
 from proxy.domain.pages import ChangedFile, FileRecord
 from proxy.domain.snapshot import CacheSettings, UpstreamSettings
 from proxy.observe.metrics import Metrics
+from proxy.storage.board import Board
 from proxy.storage.database import Database
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
@@ -62,23 +63,36 @@ class Rig:
         self.layout = Layout(str(self.directory))
         self.layout.prepare()
         self.locks = Locks(self.layout)
+        self.board = Board(self.layout)
         self.database = Database(self.layout.cache_database, self.locks, name="cache")
         self.database.migrate()
         timeouts = {"connect_timeout": timedelta(seconds=2), "read_timeout": timedelta(seconds=2)}
         said = {**timeouts, "json_url": f"{self.upstream.url}/pypi/", **self.options}
-        about = UpstreamSettings("pypi", self.upstream.index_url, **said)
-        self.metrics = Metrics("0", "", 0)
+        about = UpstreamSettings("pypi", **{"index_url": self.upstream.index_url, **said})
+        self.metrics = Metrics("0")
         self.client = Upstream(
             about,
             max_page_size=10 << 20,
             user_agent="pypi-overlay/test",
             metrics=self.metrics.upstream("pypi"),
+            now=self.clock,
         )
-        both = (self.layout, self.database, {"pypi": self.client}, self.settings, self.clock)
-        self.pages = Pages(*both, self.note_changed)
-        self.documents = UpstreamDocuments(self.layout, {"pypi": self.client}, self.settings, self.clock)
-        self.files = Files(*both, self.metrics.cache)
+        self.pages, self.documents = self.another()
+        self.files = self.other_files()
         self.files.recover()
+
+    def another(self) -> tuple[Pages, UpstreamDocuments]:
+        """Pages and documents as they are in another process, or in this one under another configuration."""
+        shared = (self.layout, self.locks, self.board)
+        common = ({"pypi": self.client}, self.settings, self.clock)
+        pages = Pages(*shared, self.database, *common, self.note_changed)
+        return pages, UpstreamDocuments(*shared, *common)
+
+    def other_files(self) -> Files:
+        """Files as they are in another process, or in this one under another configuration."""
+        upstreams = {"pypi": self.client}
+        basis = (self.layout, self.locks, self.database, upstreams, self.settings)
+        return Files(*basis, self.clock, self.metrics.cache)
 
     async def note_changed(self, upstream: str, name: Name, changed: Sequence[ChangedFile]) -> None:
         self.changed += [(upstream, name, file) for file in changed]
@@ -89,6 +103,7 @@ class Rig:
         await self.files.close()
         await self.client.close()
         self.database.close()
+        self.board.close()
         self.locks.close()
 
     async def reopen(self, **settings: Any) -> None:

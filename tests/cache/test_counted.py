@@ -10,7 +10,8 @@ from tests.support.wheels import make_wheel
 
 def counted(rig: Rig, name: str) -> int:
     """The value of one counter, as Prometheus reads it."""
-    lines = rig.metrics.exposition("")[0].decode().splitlines()
+    text, _ = rig.metrics.exposition("", digest="", cache_max=0, held=None)
+    lines = text.decode().splitlines()
     (line,) = [line for line in lines if line.startswith(f"pypi_overlay_{name} ")]
     return int(float(line.rpartition(" ")[2]))
 

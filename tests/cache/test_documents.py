@@ -102,6 +102,15 @@ async def test_a_document_of_another_json_api_is_a_miss(rig: Rig) -> None:
     assert rig.asked("/elsewhere/widgets/json") == 1
 
 
+async def test_an_absence_at_another_json_api_is_none_here(rig: Rig) -> None:
+    rig.options["json_url"] = f"{rig.upstream.url}/elsewhere/"
+    await rig.reopen()
+    assert await status(rig) is None
+    del rig.options["json_url"]
+    await rig.reopen()
+    assert await status(rig) == "fwd=uri-miss; stored"
+
+
 @pytest.mark.parametrize(
     "document",
     [

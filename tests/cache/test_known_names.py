@@ -41,7 +41,7 @@ async def known(rig: Rig) -> AsyncIterator[KnownNames]:
 
 def opened(rig: Rig) -> KnownNames:
     """Another process of the instance, or the same one after a restart: it shares the disk and the locks."""
-    return KnownNames(rig.layout, rig.locks, {"pypi": rig.client}, rig.clock)
+    return KnownNames(rig.layout, rig.locks, rig.board, {"pypi": rig.client}, rig.clock)
 
 
 async def listed(known: KnownNames) -> list[str]:

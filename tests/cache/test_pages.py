@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from proxy.cache import revalidated
+from proxy.cache.revalidated import _Values
 from proxy.domain.names import Name
 from proxy.domain.pages import ChangedFile, url_key
 from proxy.errors import StoreUnavailable, UpstreamBusy, UpstreamError, UpstreamFaulty, UpstreamUnreachable
+from proxy.storage.board import EVERYTHING_BORROWED, page_topic
 from tests.cache.conftest import Rig
 from tests.support.wheels import make_wheel
 
@@ -181,6 +184,21 @@ async def test_while_the_upstream_fails_the_old_page_is_shown(rig: Rig, fault: d
     assert await status(rig) == "fwd=stale; fwd-status=304; stored"
 
 
+async def test_an_upstream_that_hangs_is_waited_for_no_longer_than_clients_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is shown, and its answer is taken all the same when it comes."""
+    await rig.pages.get("pypi", WIDGETS)
+    monkeypatch.setattr(revalidated, "_PATIENCE", 0.05)
+    rig.upstream.fault(PAGE, delay=0.5)
+    rig.clock.advance(days=1)
+    assert await status(rig) == "fwd=stale; detail=stale-if-error"
+    assert await status(rig) == "hit; detail=stale-if-error"
+    await asyncio.gather(*rig.pages._flights.values())
+    assert await status(rig) == "hit"
+    assert rig.asked(PAGE) == 2
+
+
 async def test_a_busy_upstream_is_left_alone_for_as_long_as_it_says(rig: Rig) -> None:
     await rig.pages.get("pypi", WIDGETS)
     rig.upstream.fault(PAGE, status=429, retry_after=30)
@@ -218,7 +236,7 @@ async def test_trouble_without_a_page_is_told_to_all_and_not_kept(rig: Rig) -> N
         await rig.pages.get("pypi", WIDGETS)
     assert rig.asked(PAGE) == 1
     rig.upstream.clear_faults()
-    rig.clock.advance(seconds=1.1)
+    rig.clock.advance(seconds=3.1)
     assert await versions(rig) == ("1.0",)
 
 
@@ -264,6 +282,7 @@ from datetime import UTC, datetime
 from proxy.cache.pages import Pages
 from proxy.domain.names import parse_name
 from proxy.domain.snapshot import CacheSettings
+from proxy.storage.board import Board
 from proxy.storage.database import Database
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
@@ -272,7 +291,7 @@ layout = Layout(sys.argv[1])
 locks = Locks(layout)
 database = Database(layout.cache_database, locks, name="cache")
 note = lambda *said: asyncio.sleep(0)
-pages = Pages(layout, database, {}, CacheSettings(), lambda: datetime.now(UTC), note)
+pages = Pages(layout, locks, Board(layout), database, {}, CacheSettings(), lambda: datetime.now(UTC), note)
 print(sum(pages.purge(parse_name(name)) for name in sys.argv[2:]) if sys.argv[2:] else pages.purge(None))
 """
 
@@ -281,14 +300,112 @@ print(sum(pages.purge(parse_name(name)) for name in sys.argv[2:]) if sys.argv[2:
 async def test_a_purge_by_another_process_takes_effect_at_once(rig: Rig, names: tuple[str, ...]) -> None:
     await rig.pages.get("pypi", WIDGETS)
     await rig.pages.get("pypi", Name("gadgets"))
+    stamp = rig.board.stamp([page_topic("pypi", WIDGETS), EVERYTHING_BORROWED])
+    # Its configuration may be another, and lack the upstream.
     command = [sys.executable, "-c", PURGER, rig.layout.data_dir, *names]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=root, check=True)
     assert done.stdout == "1\n"
+    assert not rig.board.holds(stamp)
     assert rig.pages.count() == (0, 0)
     assert await status(rig) == "fwd=uri-miss; stored"
     await rig.pages.get("pypi", Name("gadgets"))
     assert (rig.asked(PAGE), rig.asked("/simple/gadgets/")) == (2, 2)
+
+
+async def test_a_page_is_decoded_when_somebody_needs_it_and_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    await rig.reopen()
+    decoded: list[int] = []
+    decode = _Values.decode
+
+    def counting(values: _Values[Any], encoded: bytes) -> Any:
+        decoded.append(len(encoded))
+        return decode(values, encoded)
+
+    monkeypatch.setattr(_Values, "decode", counting)
+    first, second = [await rig.pages.get("pypi", WIDGETS) for _ in range(2)]
+    assert first is not None
+    assert second is not None
+    assert (first.token, decoded) == (second.token, [])
+    assert first.value is second.value
+    assert await first.decoded() is first.value
+    assert decoded == [first.size]
+
+
+@pytest.mark.parametrize("inline", [0, 1 << 20])
+async def test_a_page_that_left_the_memory_is_decoded_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, inline: int
+) -> None:
+    monkeypatch.setattr("proxy.cache.revalidated._INLINE_BYTES", inline)
+    cached = await rig.pages.get("pypi", WIDGETS)
+    assert cached is not None
+    rig.pages._values._values.clear()
+    assert (await cached.decoded()).versions == cached.value.versions == ("1.0",)
+
+
+async def test_a_page_says_how_long_what_is_made_of_it_may_be_kept(rig: Rig) -> None:
+    async def good_for() -> float | None:
+        cached = await rig.pages.get("pypi", WIDGETS)
+        assert cached is not None
+        return None if cached.good_until is None else cached.good_until - rig.clock.time.timestamp()
+
+    assert await good_for() == 600
+    rig.clock.advance(minutes=4)
+    assert await good_for() == 360
+    rig.clock.advance(minutes=8)
+    assert await good_for() is None
+    rig.clock.advance(hours=1)
+    assert await good_for() == 600
+    rig.upstream.stop()
+    rig.clock.advance(hours=1)
+    assert await good_for() is None
+    assert rig.pages.absent_until("pypi", WIDGETS) is None
+
+
+async def test_a_no_such_project_says_how_long_it_is_believed(rig: Rig) -> None:
+    gadgets = Name("gadgets")
+    assert await rig.pages.get("pypi", gadgets) is None
+    assert rig.pages.absent_until("pypi", gadgets) == rig.clock.time.timestamp() + 60
+    rig.clock.advance(seconds=60)
+    assert rig.pages.absent_until("pypi", gadgets) is None
+
+
+async def test_the_board_hears_of_what_makes_a_kept_answer_wrong_and_of_nothing_else(rig: Rig) -> None:
+    async def changes() -> bool:
+        stamp = rig.board.stamp((page_topic("pypi", WIDGETS),))
+        await rig.pages.get("pypi", WIDGETS)
+        return not rig.board.holds(stamp)
+
+    assert not await changes()
+    rig.clock.advance(hours=1)
+    assert not await changes()
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
+    rig.clock.advance(hours=1)
+    assert await changes()
+    rig.upstream.remove_project("widgets")
+    rig.clock.advance(hours=1)
+    assert await changes()
+    rig.clock.advance(minutes=2)
+    assert not await changes()
+
+
+@pytest.mark.parametrize(
+    ("name", "topic"), [(WIDGETS, page_topic("pypi", WIDGETS)), (None, EVERYTHING_BORROWED)]
+)
+def test_the_board_hears_of_a_purge(rig: Rig, name: Name | None, topic: str) -> None:
+    stamp = rig.board.stamp((topic,))
+    rig.another()[0].purge(name)
+    assert not rig.board.holds(stamp)
+
+
+async def test_a_page_of_another_form_is_a_miss(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    monkeypatch.setattr(rig.pages, "_form", "that of a later program")
+    rig.pages._memory.clear()
+    assert await status(rig) == "fwd=uri-miss; stored"
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 500, b"truncate", b"flip"])
@@ -312,11 +429,21 @@ async def test_a_page_of_another_index_address_is_a_miss(rig: Rig) -> None:
     assert await status(rig) == "fwd=uri-miss; stored"
 
 
+async def test_an_absence_at_another_index_address_is_none_here(rig: Rig) -> None:
+    """After the configuration was mended, the name would else go to the next upstream for a minute."""
+    rig.options["index_url"] = f"{rig.upstream.url}/elsewhere/"
+    await rig.reopen()
+    assert await versions(rig) is None
+    del rig.options["index_url"]
+    await rig.reopen()
+    assert await versions(rig) == ("1.0",)
+
+
 async def test_a_full_disk_costs_keeping_not_serving(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("proxy.cache.revalidated.write_all", full)
+    monkeypatch.setattr("proxy.storage.disk.write_all", full)
     assert await status(rig) == "fwd=uri-miss"
     assert await versions(rig) == ("1.0",)
     assert list(Path(rig.layout.partial_files).iterdir()) == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.domain.filenames import (
     MAX_CANDIDATES,
     Kind,
+    Usual,
     candidate_names,
     is_safe_filename,
     parse_distribution,
@@ -246,6 +247,47 @@ def test_versions_follow_from_the_filename_as_far_as_they_do(
 def test_version_of_answers_for_any_text(filename: str, name: str) -> None:
     version = version_of(filename, Name(name))
     assert version is None or version in filename
+
+
+@pytest.mark.parametrize(
+    ("filename", "version"),
+    [
+        ("foo_bar-1.0-py3-none-any.whl", "1.0"),
+        ("foo-bar-1.0.post1.tar.gz", "1.0.post1"),
+        ("foo.bar-1.0rc1.tar.gz", "1.0rc1"),
+        ("foo-bar-1.0-py3-none-any.whl", None),
+        ("foo_bar-1.0.win32.tar.gz", None),
+        ("foo_bar_more-1.0.tar.gz", None),
+    ],
+)
+def test_usual_filenames_are_told_at_sight(filename: str, version: str | None) -> None:
+    assert Usual(Name("foo-bar")).version_of(filename) == version
+
+
+spelt = st.lists(
+    st.sampled_from(
+        [*"a1-_.+!", "foo", "FOO", "bar", "-", ".", "1.0", "-2", "rc1", ".post1", ".linux", "win32", "py3"]
+    ),
+    max_size=9,
+).map("".join)
+
+
+@given(
+    start=st.sampled_from(["foo-bar-1.0", "foo_bar-2", "foo.bar-1", "a-1", ""]),
+    rest=spelt,
+    ending=st.sampled_from(
+        [".whl", ".tar.gz", "-py3-none-any.whl", ".zip", ".tar.gz.whl", "\n", "x" * 250 + ".tar.gz"]
+    ),
+    name=st.sampled_from(["a", "foo", "foo-bar"]),
+)
+def test_what_is_told_at_sight_is_what_a_close_look_tells(
+    start: str, rest: str, ending: str, name: str
+) -> None:
+    filename = start + rest + ending
+    version = Usual(Name(name)).version_of(filename)
+    if version is not None:
+        assert name in candidate_names(filename)
+        assert version == version_of(filename, Name(name))
 
 
 @pytest.mark.parametrize("filename", ["foo-1.0.tar.gz", "a", "_foo-1.0.zip", "foo-1!2~3@4+5.egg", "x" * 255])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,18 @@ PAGE = "/simple/widgets/"
 
 @asynccontextmanager
 async def client(
-    index_url: str, *, max_page_size: int = 10 << 20, **settings: Any
+    index_url: str,
+    *,
+    max_page_size: int = 10 << 20,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    **settings: Any,
 ) -> AsyncIterator[Upstream]:
     made = Upstream(
         UpstreamSettings("pypi", index_url, **{"read_timeout": timedelta(seconds=5), **settings}),
         max_page_size=max_page_size,
         user_agent="pypi-overlay/test",
-        metrics=Metrics("0", "", 0).upstream("pypi"),
+        metrics=Metrics("0").upstream("pypi"),
+        now=now,
     )
     try:
         yield made
@@ -179,6 +185,131 @@ async def test_a_refused_connection_is_unreachable() -> None:
     async with client(f"http://127.0.0.1:{free_port()}/simple/") as pypi:
         with pytest.raises(UpstreamUnreachable):
             await pypi.page(WIDGETS)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 502},
+        {"status": 504},
+        {"status": 503},
+        {"status": 503, "retry_after": 0},
+        {"drop": True},
+        {"truncate": 50},
+    ],
+    ids=str,
+)
+async def test_what_fails_in_passing_is_asked_again(
+    upstream: FakeUpstream, wheel: tuple[str, bytes], fault: dict[str, Any]
+) -> None:
+    upstream.fault(PAGE, times=2, **fault)
+    async with client(upstream.index_url) as pypi:
+        assert isinstance(await pypi.page(WIDGETS), Found)
+    assert len(upstream.requests()) >= 3
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_it_is_asked_again_as_often_as_the_configuration_says(
+    upstream: FakeUpstream, wheel: tuple[str, bytes], retries: int
+) -> None:
+    upstream.fault(PAGE, status=502)
+    async with client(upstream.index_url, retries=retries) as pypi:
+        with pytest.raises(UpstreamFaulty):
+            await pypi.page(WIDGETS)
+    assert len(upstream.requests()) == 1 + retries
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 404},
+        {"status": 500},
+        {"status": 403},
+        {"status": 429},
+        {"status": 503, "retry_after": 3},
+        {"html_error": True},
+        {"hang": True},
+    ],
+    ids=str,
+)
+async def test_what_will_not_pass_is_asked_once(
+    upstream: FakeUpstream, wheel: tuple[str, bytes], fault: dict[str, Any]
+) -> None:
+    upstream.fault(PAGE, **fault)
+    async with client(upstream.index_url, read_timeout=timedelta(seconds=0.2)) as pypi:
+        with contextlib.suppress(UpstreamError):
+            await pypi.page(WIDGETS)
+    assert len(upstream.requests()) == 1
+
+
+async def test_a_file_is_asked_for_again_until_its_head_has_come(
+    upstream: FakeUpstream, wheel: tuple[str, bytes]
+) -> None:
+    async with client(upstream.index_url) as pypi:
+        result = await pypi.page(WIDGETS)
+        assert isinstance(result, Found)
+        upstream.fault("/packages/*", times=2, status=502)
+        assert await read(pypi, result.value.files[0].url) == wheel[1]
+        upstream.clear_faults()
+        upstream.reset_requests()
+        upstream.fault("/packages/*", truncate=1000)
+        with pytest.raises(UpstreamUnreachable):
+            await read(pypi, result.value.files[0].url)
+    assert len(upstream.requests()) == 1
+
+
+async def test_an_origin_that_goes_on_failing_is_left_alone_and_tried_again(
+    upstream: FakeUpstream, wheel: tuple[str, bytes]
+) -> None:
+    clock = [datetime(2026, 11, 21, 12, tzinfo=UTC)]
+    upstream.fault("/simple/*", status=500)
+    async with client(upstream.index_url, now=lambda: clock[0]) as pypi:
+        for number in range(5):
+            with pytest.raises(UpstreamFaulty):
+                await pypi.page(Name(f"gadget-{number}"))
+        upstream.clear_faults()
+        with pytest.raises(UpstreamBusy) as caught:
+            await pypi.page(WIDGETS)
+        assert caught.value.retry_after == 1
+        assert upstream.asked_for("widgets") == []
+        clock[0] += timedelta(seconds=1)
+        assert isinstance(await pypi.page(WIDGETS), Found)
+        assert isinstance(await pypi.page(WIDGETS), Found)
+
+
+async def test_the_files_of_an_index_that_fails_are_had_from_their_own_host(
+    upstream: FakeUpstream, wheel: tuple[str, bytes]
+) -> None:
+    async def files(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"a file")
+
+    async with server(files) as other:
+        hosts = (other.removeprefix("http://"),)
+        async with client(upstream.index_url, file_hosts=hosts) as pypi:
+            upstream.fault("/simple/*", status=500)
+            for number in range(6):
+                with pytest.raises(UpstreamError):
+                    await pypi.page(Name(f"gadget-{number}"))
+            assert len(upstream.requests()) == 5
+            assert await read(pypi, f"{other}/widgets-1.0.tar.gz") == b"a file"
+
+
+async def test_an_upstream_that_names_a_time_is_not_asked_for_any_page_before(
+    upstream: FakeUpstream, wheel: tuple[str, bytes]
+) -> None:
+    clock = [datetime(2026, 11, 21, 12, tzinfo=UTC)]
+    upstream.fault("/simple/gadgets/", status=429, retry_after=30)
+    async with client(upstream.index_url, now=lambda: clock[0]) as pypi:
+        with pytest.raises(UpstreamBusy) as caught:
+            await pypi.page(Name("gadgets"))
+        assert caught.value.retry_after == 30
+        clock[0] += timedelta(seconds=29)
+        with pytest.raises(UpstreamBusy) as caught:
+            await pypi.page(WIDGETS)
+        assert caught.value.retry_after == 1
+        clock[0] += timedelta(seconds=1)
+        assert isinstance(await pypi.page(WIDGETS), Found)
+    assert len(upstream.asked_for("widgets")) == 1
 
 
 @pytest.mark.parametrize("gzip", [True, False])

@@ -201,8 +201,14 @@ async def test_a_json_api_may_have_an_address_of_its_own_and_gets_no_credentials
         username="bob",
         password="secret",
     )
-    metrics = Metrics("0", "", 0).upstream("pypi")
-    client = Upstream(settings, max_page_size=1 << 20, user_agent="pypi-overlay/test", metrics=metrics)
+    metrics = Metrics("0").upstream("pypi")
+    client = Upstream(
+        settings,
+        max_page_size=1 << 20,
+        user_agent="pypi-overlay/test",
+        metrics=metrics,
+        now=lambda: datetime.now(UTC),
+    )
     try:
         found = await client.document(GEARS, "1.0")
         assert isinstance(found, Found)

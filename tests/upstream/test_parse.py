@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.domain.names import Name
 from proxy.domain.pages import FileRecord, Page, Status
+from proxy.upstream.links import Links, urljoin_safely
 from proxy.upstream.parse import HTML_TYPES, JSON_TYPE, Unusable, parse_page
 
 BASE = "https://index.test/simple/widgets/"
@@ -350,3 +351,128 @@ def test_any_text_in_html_attributes_can_be_kept(href: str, reason: str) -> None
     except (Unusable, UnicodeEncodeError):
         return
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(page), type=Page) == page
+
+
+BASES = st.sampled_from(
+    [
+        BASE,
+        "http://127.0.0.1:8080/a/b/c/d/?x=1",
+        "https://index.test",
+        "https://[::1]:8443/simple/x y/",
+        "https://Index.test/a//b/./c;d/%41/",
+        "ftp://files.test/simple/",
+        "",
+    ]
+)
+STARTS = st.sampled_from(
+    [
+        *("", "/", "//", "./", "../", "../../", "../../../../../../", "?", "#", " "),
+        *(
+            "https://files.test/",
+            "HTTPS://Files.test/",
+            "https://files.test:8443/",
+            "https://files.test:99999/",
+        ),
+        *(
+            "http://files.test:80/",
+            "https://user@files.test/",
+            "https://-.test/",
+            "https://files.test.",
+            "ftp://x/",
+        ),
+    ]
+)
+PIECES = st.lists(
+    st.sampled_from(
+        [*"/.~%@!$&'()*+,;=:#?-_a0 \n\t", "..", "ab", WHEEL, "%2F", "\u00e9", "#sha256=" + SHA, "#md5=0", "&"]
+    ),
+    max_size=8,
+).map("".join)
+
+
+@given(BASES, st.lists(st.builds(str.__add__, STARTS, PIECES), min_size=1, max_size=4))
+def test_plain_links_are_made_absolute_as_all_others_are(base: str, hrefs: list[str]) -> None:
+    links = Links(base)
+    absolute = [urljoin_safely(base, href) for href in hrefs]
+    assert [links.absolute(href) for href in hrefs] == absolute
+    assert links.all_absolute(hrefs) == absolute
+
+
+@pytest.mark.parametrize("start", ["", "../../", "/", "https://files.test/"])
+def test_usual_links_are_plain_up_to_the_limit_of_all(start: str) -> None:
+    links = Links(BASE)
+    assert links.plain(f"{start}packages/ab/{WHEEL}#sha256={SHA}") is not None
+    assert links.absolute(start + "a" * 5000) is None
+
+
+@pytest.mark.parametrize("start", ["", "../../", "/", "https://files.test/x/"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "b/c",
+        "-b",
+        "../b",
+        "./b",
+        "b/..",
+        "b//c",
+        "b/",
+        "",
+        "/b",
+        "//h/b",
+        "b c",
+        "b#c=d",
+        "b?c",
+        "b:c",
+        "\u00e9",
+    ],
+)
+def test_one_link_unlike_the_others_changes_none(start: str, odd: str) -> None:
+    hrefs = [f"{start}a", f"{start}{odd}", f"{start}b"]
+    assert Links(BASE).all_absolute(hrefs) == [urljoin_safely(BASE, href) for href in hrefs]
+
+
+USUAL = {
+    "filename": WHEEL,
+    "url": f"../../files/ab/{WHEEL}",
+    "hashes": {"sha256": SHA},
+    "requires-python": ">=3.9",
+    "size": 5,
+    "upload-time": "2026-01-02T03:04:05.678900Z",
+    "yanked": False,
+    "core-metadata": {"sha256": SHA},
+}
+ODD: dict[str, list[Any]] = {
+    "filename": ["widgets-1.0+a.zip", "widgets-2.0.tar.gz", "gadgets-1.0.tar.gz", "x", 7],
+    "url": [f"https://a.test/{WHEEL}", f"//x/{WHEEL}?a=b", f"a/{WHEEL}#sha256={SHA}", "\u00e9", "", None],
+    "hashes": [{}, {"sha256": SHA.upper()}, {"sha256": "0"}, {"sha256": SHA[1:] + " "}, {"sha256": 1}, None],
+    "requires-python": [None, "\n>=3 ", "", 7, []],
+    "size": [None, -1, 1.5, "5", True],
+    "upload-time": [None, "2026-01-02T03:04:05+02:00", "2026-01-02T03:04:05", "x", 7],
+    "yanked": [None, True, "", "broken", "\n", []],
+    "core-metadata": [None, True, False, {}, {"sha256": "0"}, {"sha256": SHA.upper()}, "x"],
+    "data-dist-info-metadata": [True, {"sha256": SHA}],
+    "provenance": [None, "https://index.test/p", "http://index.test/p", 7],
+}
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in ODD.items()}),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_an_entry_is_read_alike_whatever_stands_beside_it(differences: list[dict[str, Any]]) -> None:
+    """Together with usual ones values are checked otherwise than alone."""
+    entries = [USUAL | difference for difference in differences]
+    alone: dict[str, FileRecord] = {}
+    for entry in [USUAL, *entries]:
+        for record in json_page(entry).files:
+            alone.setdefault(record.filename, record)
+    assert json_page(USUAL, *entries).files == tuple(alone.values())
+
+
+@pytest.mark.parametrize("odd", [None, 7, "text", []])
+def test_an_entry_that_is_none_costs_no_other(odd: Any) -> None:
+    entry = {"filename": WHEEL, "url": f"../{WHEEL}", "hashes": {"sha256": SHA}}
+    assert json_page(entry, odd) == json_page(entry)
