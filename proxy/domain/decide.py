@@ -11,7 +11,7 @@ publish (`admit`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -104,6 +104,11 @@ class FileRules:
     """What `screen` needs of the policy at the index."""
 
     index: NamespacePath
+
+    @property
+    def token(self) -> str:
+        """Equal for rules that screen every page alike at every index: all fields but where they come from."""
+        return repr([getattr(self, each.name) for each in fields(self) if each.name != "index"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,14 @@ class Representation(StrEnum):
     JSON = "application/vnd.pypi.simple.v1+json"
 
 
+class Coding(StrEnum):
+    """How a body is packed; the values are those of `Content-Encoding`, but `identity` is never sent."""
+
+    IDENTITY = "identity"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
 _LATEST = {
     "application/vnd.pypi.simple.latest+html": Representation.HTML_V1,
     "application/vnd.pypi.simple.latest+json": Representation.JSON,
@@ -72,14 +80,22 @@ def negotiate(accept: str | None, wanted: str | None) -> Representation:
     )
 
 
-def wants_gzip(accept_encoding: str | None) -> bool:
-    """Whether a page is sent compressed: `gzip` is admitted, and not less liked than a named `identity`.
+def coding(accept_encoding: str | None) -> Coding:
+    """How a page is packed: in the best liked coding that is admitted, unless a named `identity` is liked better.
 
-    Without the header nothing is compressed: who does not say that it can decode gets what needs no decoding.
+    Among equals zstd comes first: its bodies are a fifth smaller here. It has to be named; `*` is understood as what
+    all who send it can read, gzip. Without the header nothing is packed: who does not say that it can unpack gets
+    what needs no unpacking.
+
+    Sources: RFC 9110 12.5.3; RFC 8878.
     """
-    codings = dict(_elements(accept_encoding or "", ranges=False))
-    gzip = codings.get("gzip", codings.get("x-gzip", codings.get("*", 0.0)))
-    return gzip > 0 and gzip >= codings.get("identity", 0.0)
+    liked = dict(_elements(accept_encoding or "", ranges=False))
+    offers = {
+        Coding.ZSTD: liked.get("zstd", 0.0),
+        Coding.GZIP: liked.get("gzip", liked.get("x-gzip", liked.get("*", 0.0))),
+    }
+    best = max(offers, key=lambda offer: offers[offer])
+    return best if offers[best] > 0 and offers[best] >= liked.get("identity", 0.0) else Coding.IDENTITY
 
 
 def wants_json_error(accept: str | None) -> bool:

@@ -3,18 +3,21 @@
 Equal pages give equal bytes, so that an ETag by content is stable. Links are relative, so one rendering serves
 every spelling of an index. Texts of upstreams and uploads are hostile: the HTML escapes all of them, and a key is
 written only where its value is known, never as null, because uv refuses whole pages for some nulls (protocol 1.4).
+
+A page may have thousands of files, so they are written value by value: what one step does to all filenames costs a
+fraction of as many calls.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from proxy.domain.addresses import file_href, name_href
+from proxy.domain.addresses import file_hrefs, name_href
 from proxy.domain.negotiate import Representation
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status, api_version
 from proxy.domain.screen import Withheld
@@ -126,7 +129,7 @@ def _page_json(page: Page, withheld: Iterable[Withheld], origin: str | None) -> 
         _Page(
             _Meta(version),
             page.name,
-            [_file_json(record, origin) for record in page.files],
+            _files_json(page.files, origin),
             page.versions,
             status,
             left_out or UNSET,
@@ -134,28 +137,34 @@ def _page_json(page: Page, withheld: Iterable[Withheld], origin: str | None) -> 
     )
 
 
-def _file_json(record: FileRecord, origin: str | None) -> _File:
-    metadata: bool | _Hashes | UnsetType
-    match record.advertised:
-        case None:
-            metadata = UNSET
-        case str(digest):
-            metadata = _Hashes(digest)
-        case present:
-            metadata = present
-    return _File(
-        record.filename,
-        file_href(record.key, record.filename),
-        _Hashes(record.sha256 or UNSET),
-        UNSET if record.requires_python is None else record.requires_python,
-        UNSET if record.size is None else record.size,
-        UNSET if record.uploaded is None else _utc(record.uploaded),
+def _files_json(files: Sequence[FileRecord], origin: str | None) -> list[_File]:
+    metadata: list[bool | _Hashes | UnsetType] = [
+        UNSET if said is None else _Hashes(said) if isinstance(said, str) else said
+        for said in _metadata(files)
+    ]
+    made = map(
+        _File,
+        [file.filename for file in files],
+        file_hrefs(_keys(files), [file.filename for file in files]),
+        [_Hashes(file.sha256 or UNSET) for file in files],
+        [UNSET if file.requires_python is None else file.requires_python for file in files],
+        [UNSET if file.size is None else file.size for file in files],
+        [UNSET if file.uploaded is None else _utc(file.uploaded) for file in files],
         # Empty text would count as yanked for uv and as not yanked for pip.
-        UNSET if record.yanked is False else record.yanked or True,
+        [UNSET if file.yanked is False else file.yanked or True for file in files],
         metadata,
         metadata,
-        _provenance(record, origin) or UNSET,
+        [UNSET if file.provenance is None else _provenance(file, origin) or UNSET for file in files],
     )
+    return list(made)
+
+
+def _keys(files: Iterable[FileRecord]) -> list[str]:
+    return [file.sha256 or file.key for file in files]
+
+
+def _metadata(files: Iterable[FileRecord]) -> list[bool | str | None]:
+    return [file.advertised for file in files]
 
 
 def _provenance(record: FileRecord, origin: str | None) -> str | None:
@@ -171,34 +180,46 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _page_html(page: Page, origin: str | None, base: str) -> str:
-    lines = []
-    escaped: dict[str, str] = {}
-
-    def attribute(text: str) -> str:
-        # The files of a page share a handful of values.
-        found = escaped.get(text)
-        if found is None:
-            found = escaped[text] = _escape(text)
-        return found
-
-    for record in page.files:
-        href = file_href(record.key, record.filename, base)
-        if record.sha256:
-            href += f"#sha256={record.sha256}"
-        attributes = ""
-        if record.requires_python is not None:
-            attributes += f' data-requires-python="{attribute(record.requires_python)}"'
-        digest = record.advertised
-        if digest:
-            value = "true" if digest is True else f"sha256={_escape(digest)}"
-            # The second is the older name of the same (PEP 658, 714).
-            attributes += f' data-core-metadata="{value}" data-dist-info-metadata="{value}"'
-        if record.yanked is not False:
-            attributes += f' data-yanked="{"" if record.yanked is True else attribute(record.yanked)}"'
-        if provenance := _provenance(record, origin):
-            attributes += f' data-provenance="{_escape(provenance)}"'
-        lines.append(f'<a href="{_escape(href)}"{attributes}>{_escape(record.filename)}</a><br>\n')
+    files = page.files
+    filenames = [file.filename for file in files]
+    links = zip(
+        _escaped(file_hrefs(_keys(files), filenames, base)),
+        [f"#sha256={digest}" if digest else "" for digest in _escaped([file.sha256 or "" for file in files])],
+        _attributes("data-requires-python", [file.requires_python for file in files]),
+        _metadata_attributes(files),
+        _attributes(
+            "data-yanked",
+            [None if file.yanked is False else "" if file.yanked is True else file.yanked for file in files],
+        ),
+        _attributes("data-provenance", [_provenance(file, origin) or None for file in files]),
+        _escaped(filenames),
+        strict=True,
+    )
+    lines = [
+        f'<a href="{href}{digest}"{python}{metadata}{yanked}{provenance}>{filename}</a><br>\n'
+        for href, digest, python, metadata, yanked, provenance, filename in links
+    ]
     return _document(f"Links for {page.name}", _status_meta(page.status), "".join(lines))
+
+
+def _attributes(name: str, values: Sequence[str | None]) -> list[str]:
+    """For each value the attribute, with a space in front of it; the files of a page share a handful of values."""
+    texts = {value: "" if value is None else f' {name}="{_escape(value)}"' for value in set(values)}
+    return [texts[value] for value in values]
+
+
+def _metadata_attributes(files: Sequence[FileRecord]) -> list[str]:
+    said = _metadata(files)
+    digests = _escaped([one if isinstance(one, str) else "" for one in said])
+    values = [
+        f"sha256={digest}" if digest else "true" if one else ""
+        for digest, one in zip(digests, said, strict=True)
+    ]
+    # The second is the older name of the same (PEP 658, 714).
+    return [
+        f' data-core-metadata="{value}" data-dist-info-metadata="{value}"' if value else ""
+        for value in values
+    ]
 
 
 def _status_meta(status: ProjectStatus) -> str:
@@ -221,6 +242,7 @@ def _document(title: str, meta: str, body: str) -> str:
 # Line ends are written as references, since clients read links line by line and with simple expressions; a
 # reference to CR is no HTML. Other control characters and noncharacters have no place in it either.
 _SPECIAL = re.compile("[&<>\"'\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+_HARMLESS = bytes(set(range(0x20, 0x7F)) - set(b"&<>\"'"))
 _REFERENCES = {
     "&": "&amp;",
     "<": "&lt;",
@@ -238,3 +260,11 @@ def _escape(text: str) -> str:
     if _SPECIAL.search(text) is None:
         return text
     return _SPECIAL.sub(lambda found: _REFERENCES.get(found[0], "\N{REPLACEMENT CHARACTER}"), text)
+
+
+def _escaped(texts: Sequence[str]) -> Sequence[str]:
+    """Each as `_escape`; together where nothing in any of them needs it, as nearly always."""
+    together = "".join(texts)
+    if together.isascii() and not together.encode().translate(None, _HARMLESS):
+        return texts
+    return [_escape(text) for text in texts]

@@ -29,6 +29,7 @@ from proxy.domain.documents import (
     render_document,
     shown_release,
 )
+from proxy.domain.negotiate import Coding
 from proxy.domain.pages import FileRecord
 from proxy.domain.versions import parse_version
 from proxy.errors import InvalidVersion, NoSuchFile, StorageError, UpstreamError
@@ -76,7 +77,9 @@ class Documents:
             _KEEP, getsizeof=lambda variant: len(variant.body)
         )
 
-    async def get(self, answer: PageAnswer, version: str | None, *, base: str, gzip: bool) -> Variant | None:
+    async def get(
+        self, answer: PageAnswer, version: str | None, *, base: str, coding: Coding
+    ) -> Variant | None:
         """The document of a page that is served; None where the page has no such version.
 
         What it was decided on has to hold still (`Index.holds`) when the first byte leaves.
@@ -86,7 +89,7 @@ class Documents:
                 document of the project.
             base: as `render_document` has it.
         """
-        page = answer.screened.page
+        page = (await answer.screened()).page
         is_long = len(page.files) >= _OFF_LOOP_FROM
         wanted = "" if version is None else equality_key(version)
 
@@ -98,7 +101,7 @@ class Documents:
         if version is not None and shown is None:
             return None
         told = await self._told(answer, shown, is_project=version is None)
-        key = (answer.token, told.token, wanted, base, str(gzip))
+        key = (answer.token, told.token, wanted, base, coding)
         is_kept = bool(answer.token and told.token)
         if is_kept and (kept := self._kept.get(key)) is not None:
             return kept
@@ -113,7 +116,7 @@ class Documents:
                 notes=told.notes,
                 vulnerabilities=told.vulnerabilities,
             )
-            return encode(body, gzip=gzip)
+            return encode(body, coding)
 
         is_long = is_long or len(told.about.description) >= _OFF_LOOP_FROM << 10
         variant = await asyncio.to_thread(make) if is_long else make()
@@ -150,7 +153,7 @@ class Documents:
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._upstream_documents.get(
-                    answer.decision.upstream, answer.screened.page.name, version
+                    answer.decision.upstream, answer.asked.name, version
                 )
         except (UpstreamError, TimeoutError):
             return None
@@ -158,7 +161,7 @@ class Documents:
     async def _said_of_itself(self, answer: PageAnswer, shown: Release) -> About:
         """What the metadata of one of a release's files say; nothing where they cannot be had quickly."""
         record = _speaker(shown)
-        source = (await self._index.file_of(answer.basis.asked, record.key, record.filename)).source
+        source = (await self._index.file_of(answer.asked, record.key, record.filename)).source
         try:
             async with asyncio.timeout(METADATA_PATIENCE):
                 if isinstance(source, StoredFile) and source.metadata_sha256 is not None:

@@ -9,9 +9,10 @@ from proxy.domain.decide import Asked, Decision, PackageOrigin, Step, Word
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import Namespace
 from proxy.domain.policy import Origin
+from proxy.domain.screen import Screened
 from proxy.domain.versions import parse_version
 from proxy.errors import InvalidVersion
-from proxy.index.answers import Index, PageAnswer
+from proxy.index.answers import ATTEMPTS, Index, never_still
 
 STEPS = ("namespace", "access", "name", "private", "claimed", "forward", "allow", "upstream", "files")
 
@@ -44,18 +45,17 @@ async def explain(
         InvalidName: `raw_name` is no name.
     """
     name = parse_name(raw_name)
-    answer = await index.page(Asked(namespace, name, sight))
-    decision = answer.decision
+    decision, screened = await _held(index, Asked(namespace, name, sight))
     before = (
         Step("namespace", "pass", f"{namespace.title} is a {namespace.kind}"),
         Step("access", "pass", f"{caller.label} may ask {namespace.title}"),
         Step("name", "pass", f"{raw_name} is {name}" if raw_name != name else f"{name} is in normal form"),
     )
-    files = _files(answer, version, filename)
+    files = _files(decision, screened, version, filename)
     trail = [*before, *decision.trail]
     if decision.word is Word.UPSTREAM:
-        withheld = len(answer.screened.withheld)
-        trail.append(Step("files", "stop", f"{len(answer.screened.page.files)} served, {withheld} withheld"))
+        withheld = len(screened.withheld)
+        trail.append(Step("files", "stop", f"{len(screened.page.files)} served, {withheld} withheld"))
     reached = {step.step for step in trail}
     trail += [Step(step, "skip", "not reached") for step in STEPS if step not in reached]
     trail.sort(key=lambda step: STEPS.index(step.step))
@@ -74,6 +74,16 @@ async def explain(
     return Explanation(decision, shape)
 
 
+async def _held(index: Index, asked: Asked) -> tuple[Decision, Screened]:
+    """A decision and the page that it leads to, both of one moment."""
+    for _ in range(ATTEMPTS):
+        answer = await index.page(asked)
+        screened = await answer.screened()
+        if index.holds(answer):
+            return answer.decision, screened
+    raise never_still(asked.name)
+
+
 def _step(step: Step) -> dict[str, object]:
     match step.origin:
         case Origin(file, line, path):
@@ -85,8 +95,9 @@ def _step(step: Step) -> dict[str, object]:
     return {"step": step.step, "outcome": step.outcome, "because": step.because, "origin": origin}
 
 
-def _files(answer: PageAnswer, version: str | None, filename: str | None) -> list[dict[str, object]]:
-    decision, page = answer.decision, answer.screened.page
+def _files(
+    decision: Decision, screened: Screened, version: str | None, filename: str | None
+) -> list[dict[str, object]]:
     source = _source(decision)
     shown: list[dict[str, object]] = [
         {
@@ -98,7 +109,7 @@ def _files(answer: PageAnswer, version: str | None, filename: str | None) -> lis
             "reason": None,
             "until": None,
         }
-        for file in page.files
+        for file in screened.page.files
     ]
     shown += [
         {
@@ -110,7 +121,7 @@ def _files(answer: PageAnswer, version: str | None, filename: str | None) -> lis
             "reason": file.reason,
             "until": None,
         }
-        for file in answer.screened.withheld
+        for file in screened.withheld
     ]
     return [file for file in shown if _is_wanted(file, version, filename)]
 

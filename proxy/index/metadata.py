@@ -101,6 +101,14 @@ class Metadata:
                 return None
         return self._files.kept(beside.key)
 
+    def is_final(self, source: Borrowed, kept: CachedFile) -> bool:
+        """Whether nothing that is still to come gives a file other metadata than `kept`. Blocks as `Files.kept`."""
+        if isinstance(source.record.core_metadata, str):
+            return True
+        wheel = self._files.content_of(source.record.key)
+        verified = None if wheel is None else self._files.kept(metadata_key(wheel))
+        return verified is not None and verified.sha256 == kept.sha256
+
     async def read(self, source: Borrowed) -> CoreMetadata:
         """The metadata of a file whose `advertised` is true, from wherever they can be had.
 

@@ -33,21 +33,21 @@ async def document(
         name = parse_name(address.raw_name)
     except InvalidName as error:
         return _not_found(web.Response(status=404, headers=problems.NO_STORE), request, error.message)
-    gzip = simple.takes_gzip(request)
+    packed = simple.coding_for(request)
     base = _base(address, index, instance.snapshot.server.external_url)
     for _ in range(ATTEMPTS):
         answer = await instance.index.page(Asked(index, name, sight))
         request[DECIDED] = answer.decision
         if answer.is_served:
-            variant = await instance.documents.get(answer, address.raw_version, base=base, gzip=gzip)
+            variant = await instance.documents.get(answer, address.raw_version, base=base, coding=packed)
         elif address.raw_version is None and simple.is_own_project(answer, index, sight):
             about = About(summary=answer.decision.reason)
-            variant = encode(render_document(name, None, {}, base=base, about=about), gzip=gzip)
+            variant = encode(render_document(name, None, {}, base=base, about=about), packed)
         else:
             refusal = problems.refusal_of_page(request, answer.decision)
             return _not_found(refusal, request) if refusal.status == 404 else refusal
         # Much may have been waited for, and a claim may have come meanwhile: the last look before the first byte.
-        if not await instance.index.holds(answer.basis):
+        if not instance.index.holds(answer):
             continue
         if variant is None:
             headers = {**problems.NO_STORE, **problems.decided(answer.decision, answer.cache_status)}
@@ -55,8 +55,7 @@ async def document(
         return replies.document(
             request,
             variant,
-            answer.decision,
-            status=answer.cache_status,
+            answer,
             client_max_age=instance.snapshot.cache.client_max_age,
             is_public=sight.anonymous,
         )

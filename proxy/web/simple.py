@@ -9,7 +9,7 @@ from proxy.domain.addresses import NameList, OwnPage, ProjectPage, page_redirect
 from proxy.domain.decide import Asked, Word
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import ROOT, Kind, Namespace
-from proxy.domain.negotiate import Representation, negotiate, wants_gzip
+from proxy.domain.negotiate import Coding, Representation, coding, negotiate
 from proxy.domain.pages import Page, ProjectStatus, Status
 from proxy.domain.screen import Screened
 from proxy.errors import InvalidName, NoSuchName, NoSuchNamespace
@@ -30,26 +30,26 @@ async def project_page(
     location = page_redirect(address.raw_name, address.slash, name, split_target(request.raw_path)[1])
     if location is not None:
         return redirect(location)
-    representation, gzip = _negotiated(request)
+    representation, packed = _negotiated(request)
     asked = Asked(index, name, sight)
     for _ in range(ATTEMPTS):
         answer = await instance.index.page(asked)
         request[DECIDED] = answer.decision
-        screened = answer.screened
-        if not answer.is_served:
-            if not is_own_project(answer, index, sight):
-                return problems.refusal_of_page(request, answer.decision)
+        if answer.is_served:
+            variant = await instance.variants.get(answer, representation, packed)
+        elif is_own_project(answer, index, sight):
             status = ProjectStatus(Status.QUARANTINED, answer.decision.reason)
             screened = Screened(Page(name, (), (), status))
-        variant = await instance.variants.get(screened, answer.token, representation, gzip=gzip)
+            variant = await instance.variants.of(screened, representation, packed)
+        else:
+            return problems.refusal_of_page(request, answer.decision)
         # Rendering may have waited, and a claim may have come meanwhile: the last look before the first byte.
-        if await instance.index.holds(answer.basis):
+        if instance.index.holds(answer):
             return replies.page(
                 request,
                 variant,
                 representation,
-                answer.decision,
-                status=answer.cache_status,
+                answer,
                 client_max_age=instance.snapshot.cache.client_max_age,
                 is_public=sight.anonymous,
             )
@@ -67,9 +67,10 @@ async def names(
     """`B/simple/`; an error of 5xx where an upstream's names belong to it and never came."""
     sight = callers.sight(await callers.identify(request))
     index = instance.index.reach(address.place.path, address.place.namespace, sight)
-    representation, gzip = _negotiated(request)
+    representation, packed = _negotiated(request)
     listed = await instance.names.get(index, sight)
-    variant = instance.variants.of_names(listed, representation, gzip=gzip)
+    instance.index.check_in_force()
+    variant = instance.variants.of_names(listed, representation, packed)
     return await replies.name_list(request, variant, representation, is_public=sight.anonymous)
 
 
@@ -87,16 +88,16 @@ async def own_page(
     location = page_redirect(address.raw_name, address.slash, name, split_target(request.raw_path)[1])
     if location is not None:
         return redirect(location)
-    representation, gzip = Representation.HTML, takes_gzip(request)
+    representation, packed = Representation.HTML, coding_for(request)
     for _ in range(ATTEMPTS):
         answer = await instance.index.own_page(Asked(project, name, sight))
         if answer is None:
             raise NoSuchName(f"{project.path} has no files of {name}")
         request[DECIDED] = answer.decision
-        page = answer.screened.page
-        variant = await instance.variants.get(Screened(page), "", representation, gzip=gzip, base=base)
-        if await instance.index.holds(answer.basis):
-            return replies.page(request, variant, representation, answer.decision, is_public=sight.anonymous)
+        own = Screened((await answer.screened()).page)
+        variant = await instance.variants.of(own, representation, packed, base=base)
+        if instance.index.holds(answer):
+            return replies.page(request, variant, representation, answer, is_public=sight.anonymous)
     raise never_still(name)
 
 
@@ -118,14 +119,14 @@ def _own_project(address: OwnPage, instance: Instance, sight: Sight) -> tuple[Na
     return project, base
 
 
-def _negotiated(request: web.Request) -> tuple[Representation, bool]:
+def _negotiated(request: web.Request) -> tuple[Representation, Coding]:
     representation = negotiate(_list_in(request, "Accept"), request.query.get("format"))
-    return representation, takes_gzip(request)
+    return representation, coding_for(request)
 
 
-def takes_gzip(request: web.Request) -> bool:
-    """Whether the answer may be gzip."""
-    return wants_gzip(_list_in(request, "Accept-Encoding"))
+def coding_for(request: web.Request) -> Coding:
+    """How the answer is packed, where that is worth it."""
+    return coding(_list_in(request, "Accept-Encoding"))
 
 
 def _list_in(request: web.Request, header: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.domain.negotiate import Representation, negotiate, wants_gzip, wants_json_error
+from proxy.domain.negotiate import Coding, Representation, coding, negotiate, wants_json_error
 
 HTML, HTML_V1, JSON = Representation.HTML, Representation.HTML_V1, Representation.JSON
 
@@ -83,26 +83,38 @@ def test_a_known_format_wins_over_accept_and_another_is_ignored(
 @pytest.mark.parametrize(
     ("accept_encoding", "expected"),
     [
-        (None, False),
-        ("", False),
-        ("gzip", True),
-        ("gzip, deflate, br, zstd", True),
-        ("GZIP", True),
-        ("x-gzip", True),
-        ("br", False),
-        ("identity", False),
-        ("*", True),
-        ("*;q=0", False),
-        ("gzip;q=0", False),
-        ("gzip;q=0.000, *", False),
-        ("gzip; q=0.5, identity", False),
-        ("gzip;q=0.5, identity;q=0.5", True),
-        ("gzip;q=0.5, *;q=0", True),
-        ("gzip;q=x", False),
+        (None, Coding.IDENTITY),
+        ("", Coding.IDENTITY),
+        ("gzip", Coding.GZIP),
+        ("gzip, deflate, br", Coding.GZIP),
+        ("GZIP", Coding.GZIP),
+        ("x-gzip", Coding.GZIP),
+        ("br", Coding.IDENTITY),
+        ("identity", Coding.IDENTITY),
+        ("*", Coding.GZIP),
+        ("*;q=0", Coding.IDENTITY),
+        ("gzip;q=0", Coding.IDENTITY),
+        ("gzip;q=0.000, *", Coding.IDENTITY),
+        ("gzip; q=0.5, identity", Coding.IDENTITY),
+        ("gzip;q=0.5, identity;q=0.5", Coding.GZIP),
+        ("gzip;q=0.5, *;q=0", Coding.GZIP),
+        ("gzip;q=x", Coding.IDENTITY),
+        ("gzip, deflate, br, zstd", Coding.ZSTD),
+        ("zstd", Coding.ZSTD),
+        ("ZSTD;q=0.9, gzip;q=0.9", Coding.ZSTD),
+        ("zstd;q=0.9, gzip", Coding.GZIP),
+        ("zstd, gzip;q=0.9", Coding.ZSTD),
+        ("zstd;q=0, gzip", Coding.GZIP),
+        ("zstd;q=0, gzip;q=0", Coding.IDENTITY),
+        ("zstd;q=0.5, identity", Coding.IDENTITY),
+        ("*, zstd;q=0", Coding.GZIP),
+        ("*;q=0.5, zstd;q=0.4", Coding.GZIP),
     ],
 )
-def test_gzip_is_used_where_it_is_asked_for(accept_encoding: str | None, expected: bool) -> None:
-    assert wants_gzip(accept_encoding) is expected
+def test_the_best_liked_coding_is_taken_and_zstd_among_equals(
+    accept_encoding: str | None, expected: Coding
+) -> None:
+    assert coding(accept_encoding) is expected
 
 
 @pytest.mark.parametrize(
@@ -148,5 +160,5 @@ _PIECES = st.lists(
 @given(st.none() | st.text() | _PIECES, st.none() | st.text() | _PIECES)
 def test_no_header_at_all_is_an_error(header: str | None, wanted: str | None) -> None:
     assert negotiate(header, wanted) in Representation
-    assert wants_gzip(header) in (True, False)
+    assert coding(header) in Coding
     assert wants_json_error(header) in (True, False)

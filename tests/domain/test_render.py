@@ -282,6 +282,36 @@ class TestHtml:
 HOSTILE = "\"><script>alert(1)</script>\n</a>\r\x00\x1b\x85'&amp;<!--"
 
 
+class TestManyFiles:
+    """Values that need no escaping are written together; one that does must change none of the others."""
+
+    RECORDS = st.sampled_from(
+        [
+            FULL,
+            BARE,
+            FileRecord("a-1-py3-none-any.whl", SHA, core_metadata=True, yanked=True),
+            FileRecord(
+                "a-1.tar.gz", HOSTILE, core_metadata=HOSTILE, requires_python=HOSTILE, provenance="/p"
+            ),
+            FileRecord(HOSTILE, SHA, core_metadata=False, yanked=HOSTILE),
+            FileRecord("\u00e9~+ -1.zip", yanked="", uploaded=datetime(2026, 5, 1, tzinfo=UTC)),
+        ]
+    )
+
+    @given(st.lists(RECORDS, max_size=5))
+    def test_a_file_is_shown_alike_whatever_stands_beside_it(self, files: list[FileRecord]) -> None:
+        together = as_json(_page(*files))["files"]
+        assert together == [as_json(_page(file))["files"][0] for file in files]
+
+        lines = _lines(render_page(_page(*files), HTML))
+        assert lines == [line for file in files for line in _lines(render_page(_page(file), HTML))]
+        assert len(lines) == len(files)
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in body.split(b"\n") if line.startswith(b"<a ")]
+
+
 class TestHostileValues:
     PAGE = Page(
         Name("widgets"),
@@ -314,6 +344,11 @@ class TestHostileValues:
         (file,) = as_json(self.PAGE)["files"]
         assert file["filename"] == file["requires-python"] == file["yanked"] == HOSTILE
         assert file["core-metadata"] == {"sha256": HOSTILE}
+
+    @pytest.mark.parametrize("special", "&<>\"'\t\n\r\x7f\x85\ufffe")
+    def test_T_XSS_no_special_character_is_left_as_it_is(self, special: str) -> None:
+        body = render_page(_page(FileRecord(f"a{special}b", SHA)), HTML).decode()
+        assert f"a{special}b" not in body
 
     @given(st.text(), st.text(), st.text(min_size=1), st.text(min_size=1), st.text(min_size=1))
     def test_any_text_comes_back_as_it_was(

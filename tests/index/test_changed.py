@@ -40,7 +40,8 @@ async def test_T_CONF6_a_file_that_its_upstream_replaced_is_recorded_once(
         upstream.add_file("widgets", FILENAME, content)
         house.clock.advance(seconds=1)
         digest = hashlib.sha256(content).hexdigest()
-        assert (await house.page("", "widgets")).screened.page.files[0].sha256 == digest
+        screened = await (await house.page("", "widgets")).screened()
+        assert screened.page.files[0].sha256 == digest
         assert (await house.file("", digest, FILENAME)).source is not None
     # There, and back again; what happens once more is known.
     assert recorded(house) == [("upstream", "pypi", second), ("upstream", "pypi", first)]

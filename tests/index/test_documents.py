@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.names import Name
+from proxy.domain.negotiate import Coding
 from proxy.index import documents as module
 from proxy.index.variants import Variant
 from proxy.registry.packages import NewFile
@@ -24,7 +25,7 @@ async def made(
     house: House, name: str, version: str | None = None, *, index: str = "", base: str = "../.."
 ) -> Variant | None:
     answer = await house.page(index, name)
-    return await house.instance.documents.get(answer, version, base=base, gzip=False)
+    return await house.instance.documents.get(answer, version, base=base, coding=Coding.IDENTITY)
 
 
 async def document(house: House, name: str, version: str | None = None, index: str = "") -> dict[str, Any]:
@@ -131,7 +132,7 @@ async def test_without_a_json_api_the_metadata_of_a_wheel_speak(
     "fault",
     [
         {"status": 500},
-        {"status": 503, "retry_after": 100},
+        {"status": 503},
         {"status": 403},
         {"html_error": True},
         {"drop": True},

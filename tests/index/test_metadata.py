@@ -61,7 +61,7 @@ class Finder:
 
     async def source(self) -> Borrowed:
         answer = await self.house.page("", "widgets")
-        (record,) = answer.screened.page.files
+        (record,) = (await answer.screened()).page.files
         return Borrowed("pypi", record)
 
     async def read(self) -> CoreMetadata:
@@ -177,7 +177,7 @@ async def test_metadata_without_the_digest_that_the_page_names_are_never_served(
 @pytest.mark.parametrize(
     ("about", "fault", "expected"),
     [
-        ({}, {"status": 503, "retry_after": 3}, UpstreamBusy),
+        ({}, {"status": 503}, UpstreamBusy),
         (NO_METADATA, {"status": 429}, UpstreamBusy),
         ({}, {"hang": True}, UpstreamTimeout),
         ({}, {"drop": True}, UpstreamUnreachable),

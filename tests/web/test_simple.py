@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import sys
+from collections.abc import Callable
 from urllib.parse import urljoin
 
 import pytest
@@ -12,6 +14,11 @@ import pytest
 from tests.support.wheels import make_wheel
 from tests.web.house import House, Stored, keep_house, spellings
 from tests.web.wire import HTML, HTML_V1, JSON, Wire
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 PAGE_CACHE = "private, max-age=0, must-revalidate"
 VARY = "Accept, Accept-Encoding, Authorization"
@@ -97,11 +104,18 @@ def test_a_tag_of_one_representation_does_not_match_another(wire: Wire, page: st
     assert (answer.status, answer["Content-Type"]) == (200, JSON)
 
 
-def test_gzip_is_sent_to_those_who_ask_and_unpacks_to_the_same_page(wire: Wire, page: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "coding", "unpack"),
+    [("gzip, deflate", "gzip", gzip.decompress), ("gzip, deflate, zstd", "zstd", zstd.decompress)],
+)
+def test_a_page_is_packed_for_those_who_ask_and_unpacks_to_the_same(
+    wire: Wire, page: str, asked: str, coding: str, unpack: Callable[[bytes], bytes]
+) -> None:
     plain = wire.get(page, headers={"Accept": JSON})
-    packed = wire.get(page, headers={"Accept": JSON, "Accept-Encoding": "gzip, deflate, zstd"})
-    assert (plain["Content-Encoding"], packed["Content-Encoding"]) == (None, "gzip")
-    assert gzip.decompress(packed.body) == plain.body
+    packed = wire.get(page, headers={"Accept": JSON, "Accept-Encoding": asked})
+    assert (plain["Content-Encoding"], packed["Content-Encoding"]) == (None, coding)
+    assert packed["ETag"] == f'{(plain["ETag"] or "")[:-1]}-{coding}"'
+    assert unpack(packed.body) == plain.body
     assert len(packed.body) < len(plain.body)
     unwanted = wire.get(page, headers={"Accept": JSON, "Accept-Encoding": "gzip;q=0, identity"})
     assert (unwanted["Content-Encoding"], unwanted.body) == (None, plain.body)
