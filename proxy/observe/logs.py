@@ -11,6 +11,10 @@ Three promises to keep when changing this module:
 - Logging never fails its caller: a closed or full sink, a value without text form, wrong bytes cost the
   record, not the request.
 
+The lines of requests are as many as the requests, so they have a way of their own (`AccessLog`): what is the same
+for each time an answer is given is rendered once, and lines are written many at a time. They are the very lines that
+a logger would write.
+
 Events are constant sentences (`page served`); what varies goes into key and value.
 """
 
@@ -21,10 +25,11 @@ import logging
 import math
 import re
 import secrets
+import select
 import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, Self, TextIO, cast
+from typing import Any, Protocol, Self, TextIO, TypeAlias, cast
 
 import structlog
 
@@ -45,6 +50,17 @@ _NAMED_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _BARE = re.compile(r'[^ "=\\]+')
 _HEAD = ("time", "level", "event")
 _TRACE = "exception"
+_WHOLE = select.PIPE_BUF
+"""Bytes that a pipe takes in one piece, so that no line of another process gets into the middle of one of ours."""
+_CLIENTS_KNOWN = 1000
+"""Rendered addresses of clients that are kept; then it begins anew."""
+
+Told: TypeAlias = tuple[str, str]
+"""What is the same in all lines of one answer to one caller, rendered: before how long it took, and behind whom."""
+
+AccessEntry: TypeAlias = tuple[Told, str, float, float, str]
+"""One answer given: what is told of it, the request's id (16 hexadecimal digits), when it left in seconds since the
+epoch, the seconds that it took, and the client's address."""
 
 
 class Logger(Protocol):
@@ -71,6 +87,9 @@ class Logger(Protocol):
     def exception(self, event: str, **values: object) -> None:
         """Tell of the exception being handled, as an error with its trace."""
 
+    def access_log(self) -> AccessLog:
+        """Return what writes the lines of requests, with the values bound to this logger in each."""
+
 
 def make_logger(
     format: str,  # noqa: A002 - the configuration's word
@@ -95,7 +114,9 @@ def make_logger(
     if level not in _LEVELS:
         raise ValueError(f"there is no log level {level!a}")
     now = clock or _utc_now
-    render = _as_json if format == "json" else _coloured_text if _is_terminal(stream) else _plain_text
+    is_json = format == "json"
+    render = _as_json if is_json else _coloured_text if _is_terminal(stream) else _plain_text
+    filtering = structlog.make_filtering_bound_logger(_LEVELS[level])
 
     def stamp(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event["time"] = now()
@@ -105,9 +126,9 @@ def make_logger(
     return cast(
         "Logger",  # structlog types its loggers as Any; the Protocol names the part in use
         structlog.wrap_logger(
-            _Sink(stream),
+            _Sink(stream, is_json=is_json, tells_requests=_LEVELS[level] <= logging.INFO),
             processors=[stamp, structlog.processors.format_exc_info, _made_safe, render],
-            wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+            wrapper_class=type("_Filtering", (_WithAccessLog, filtering), {}),
             context_class=dict,
             cache_logger_on_first_use=True,
         ).bind(),
@@ -156,23 +177,141 @@ class _Bridge(logging.Handler):
 class _Sink:
     """Writes finished lines; the innermost part of a structlog logger."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, is_json: bool, tells_requests: bool) -> None:
+        self.is_json = is_json
+        self.tells_requests = tells_requests
         self._stream = stream
         self._lock = threading.Lock()
 
     def _write(self, line: str) -> None:
+        self.write_all([line + "\n"])
+
+    debug = info = warning = error = exception = _write
+
+    def write_all(self, lines: Iterable[str]) -> None:
+        """Write lines, each with its end, in as few pieces as reach a pipe whole."""
+        piece: list[str] = []
+        size = 0
+        for line in lines:
+            length = len(line) if line.isascii() else len(line.encode("utf-8", "backslashreplace"))
+            if size + length > _WHOLE and piece:
+                self._pass_on(piece)
+                piece, size = [], 0
+            piece.append(line)
+            size += length
+        if piece:
+            self._pass_on(piece)
+
+    def _pass_on(self, lines: list[str]) -> None:
         with self._lock:
             try:
                 try:
-                    self._stream.write(line + "\n")
+                    self._stream.write("".join(lines))
                 except UnicodeEncodeError:
-                    self._stream.write(line.encode("ascii", "backslashreplace").decode("ascii") + "\n")
+                    for line in lines:
+                        self._stream.write(line.encode("ascii", "backslashreplace").decode("ascii"))
                 self._stream.flush()
             except (OSError, ValueError):
                 # A reader that went away, a full disk, a closed stream: there is nobody left to tell.
                 return
 
-    debug = info = warning = error = exception = _write
+
+class AccessLog:
+    """The lines of requests (`request`, at level `info`), two microseconds each. For one thread at a time.
+
+    `is_enabled` is whether they are written at all; where it is not, nothing need be rendered.
+    """
+
+    def __init__(self, sink: _Sink, bound: Mapping[str, object]) -> None:
+        """For `Logger.access_log` alone. `bound`: values that stand first in each line."""
+        self.is_enabled = sink.tells_requests
+        self._sink = sink
+        self._is_json = sink.is_json
+        bound_pairs = "".join(self._pair(key, value) for key, value in bound.items())
+        event = '","level":"info","event":"request"' if self._is_json else " info request"
+        self._head = f"{event}{bound_pairs}" + (',"request_id":"' if self._is_json else " request_id=")
+        self._clients: dict[str, str] = {}
+        self._second = -1
+        self._shown_second = ""
+
+    def tell(
+        self,
+        *,
+        method: str,
+        path: str,
+        status: int,
+        sent: int,
+        caller: str,
+        token: int | None,
+        decision: str | None,
+        rule: str | None,
+        failure: str | None,
+        agent: str,
+    ) -> Told:
+        """Render what is told of an answer each time it is given. None is left out, secrets are hidden.
+
+        Args:
+            sent: bytes of the body.
+            token: the number of the caller's token.
+        """
+        before = {"method": method, "path": path, "status": status, "bytes": sent}
+        behind = {
+            "caller": caller,
+            "token": token,
+            "decision": decision,
+            "rule": rule,
+            "failure": failure,
+            "agent": agent,
+        }
+        quote, end = ('"', "}\n") if self._is_json else ("", "\n")
+        return (
+            quote + "".join(self._pair(*pair) for pair in before.items()) + self._key("ms"),
+            "".join(self._pair(*pair) for pair in behind.items() if pair[1] is not None) + end,
+        )
+
+    def write(self, entries: Iterable[AccessEntry]) -> None:
+        """Write a line for each; raises nothing."""
+        if self.is_enabled:
+            self._sink.write_all(map(self._line, entries))
+
+    def _line(self, entry: AccessEntry) -> str:
+        (before, behind), request_id, moment, seconds, client = entry
+        shown_client = self._clients.get(client)
+        if shown_client is None:
+            if len(self._clients) >= _CLIENTS_KNOWN:
+                self._clients.clear()
+            shown_client = self._clients[client] = self._pair("client", client)
+        second = int(moment)
+        # As datetime reckons, which rounds to microseconds; its text then cuts them off.
+        micros = round((moment - second) * 1e6)
+        if micros == 1_000_000:
+            second, micros = second + 1, 0
+        if second != self._second:
+            self._second = second
+            shown = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+            self._shown_second = f'{{"time":"{shown}' if self._is_json else shown
+        milliseconds = round(seconds * 1000, 1)
+        return (
+            f"{self._shown_second}{micros // 1000:03d}Z{self._head}{request_id}"
+            f"{before}{milliseconds}{shown_client}{behind}"
+        )
+
+    def _key(self, key: str) -> str:
+        return f",{json.dumps(key)}:" if self._is_json else f" {_bare_or_quoted(key)}="
+
+    def _pair(self, key: str, value: object) -> str:
+        safe = _safe(key, value, 0)
+        return self._key(redact(key)) + (_compact_json(safe) if self._is_json else _in_text(safe))
+
+
+class _WithAccessLog:
+    """What a logger of structlog's is given besides; the two attributes are what structlog documents for that."""
+
+    _logger: _Sink
+    _context: Mapping[str, object]
+
+    def access_log(self) -> AccessLog:
+        return AccessLog(self._logger, self._context)
 
 
 def _utc_now() -> datetime:
@@ -240,7 +379,11 @@ def _text_of(value: object) -> str:
 
 def _as_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
     # ASCII alone: no terminal, editor or collector can take anything inside for the end of the line.
-    return json.dumps(dict(event), ensure_ascii=True, separators=(",", ":"))
+    return _compact_json(dict(event))
+
+
+def _compact_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
 
 def _plain_text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
@@ -270,7 +413,7 @@ def _line(event: MutableMapping[str, Any], *, coloured: bool) -> str:
 def _in_text(value: object) -> str:
     if isinstance(value, str):
         return _bare_or_quoted(value)
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return _compact_json(value)
 
 
 def _bare_or_quoted(text: str) -> str:

@@ -1,27 +1,37 @@
 """What is counted and measured while the program runs, and how Prometheus reads it.
 
-Every metric is made here, in one registry of one `Metrics`; who counts is handed that object, or the part of it
-that it needs. Nobody else names a metric or a label, so the labels are bounded in one place: they are words of
-the program and names of upstreams, never what a request brought along (a project, a path, a token, a user).
-Where several processes serve one instance, adding their numbers up belongs here too.
+Every metric is named here, in one `Metrics`; who counts is handed that object, or the part of it that it needs.
+Nobody else names a metric or a label, so the labels are bounded in one place: they are words of the program and
+names of upstreams, never what a request brought along (a project, a path, a token, a user).
 
-Counting is safe in any thread and raises nothing. An answered request costs a few microseconds, because the
-children of a metric are looked up once and kept.
+Counting is safe in any thread and raises nothing. It touches plain rows of numbers (`observe.counts`), which get
+their names when somebody asks. Where several workers serve one instance, each of them answers with the sums over
+all: its own numbers as they are now, those of the others as they were a second ago.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
+import os
 import time
-from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.core import Metric
+from prometheus_client import ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from proxy.errors import (
     ContentMismatch,
@@ -31,6 +41,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.observe.counts import Count, Counts, Rows, Said, Shared, Times, added, is_alive
 
 Route: TypeAlias = Literal[
     "page", "file", "metadata", "provenance", "json", "names", "upload", "gitlab", "api", "other"
@@ -54,9 +65,65 @@ Outcome: TypeAlias = Literal[
 ]
 """What came of it. The first three are answers, `abandoned` is a request that we broke off, the rest are failures."""
 
+Answered: TypeAlias = tuple[Route, str, int, str | None, str]
+"""What an answer is counted by: its route; the method as it was sent; the status, 499 where the connection broke off;
+the word of what was decided of a name, where that was asked; `Cache-Status`, empty where there was none."""
+
+
+class Given(NamedTuple):
+    """How often answers that count alike were given, the bytes of their bodies, the seconds they took together."""
+
+    times: int
+    sent: int
+    seconds: float
+
+
 _PREFIX = "pypi_overlay"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the latencies that are told apart: from a page out of memory to a large file over a slow line."""
+_BOUNDS = (*map(str, _SECONDS), "+Inf")
+
+
+class _Family(NamedTuple):
+    """A metric that rows are kept of: what it says, and the names of its labels."""
+
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+_COUNTS = {
+    "requests": _Family(
+        "Requests answered or broken off (499), by what was decided of the name and what the cache did.",
+        ("route", "method", "status", "decision", "cache"),
+    ),
+    "response_bytes": _Family("Bytes of answers' bodies, before transfer codings.", ("route",)),
+    "upstream_requests": _Family(
+        "Requests to upstreams that ended, redirects not counted apart. Answers are ok, unchanged, absent; "
+        "abandoned ones were broken off here; every other outcome is a failure.",
+        ("upstream", "kind", "outcome"),
+    ),
+    "transfers": _Family(
+        "Fills of the file cache: begun, failed, of these unkept (no room, or a failing disk: the files were passed "
+        "through), and requests that joined one under way.",
+        ("event",),
+    ),
+    "cache_evicted_files": _Family("Cached files deleted to make room."),
+    "uploads": _Family(
+        "Uploads: accepted, refused or broken off by the client, failed by a fault on this side.",
+        ("outcome",),
+    ),
+    "failed_logins": _Family(
+        "Requests with wrong credentials: refused, or throttled after too many.", ("answer",)
+    ),
+}
+_TIMES = {
+    "request_duration_seconds": _Family(
+        "From the head of a request until all of its answer was handed to the connection.", ("route",)
+    ),
+    "upstream_response_seconds": _Family(
+        "From a request to an upstream to the head of its answer.", ("upstream", "kind")
+    ),
+}
 
 _METHODS = {
     "GET": "read",
@@ -82,7 +149,7 @@ class Asking:
 
     __slots__ = ("_began", "_seconds", "outcome")
 
-    def __init__(self, seconds: Histogram) -> None:
+    def __init__(self, seconds: Times) -> None:
         self._seconds = seconds
         self._began = time.perf_counter()
         self.outcome: Outcome = "ok"
@@ -95,15 +162,14 @@ class Asking:
 class UpstreamMetrics:
     """The requests to one upstream."""
 
-    def __init__(self, name: str, requests: Counter, seconds: Histogram) -> None:
+    def __init__(self, name: str, counts: Counts) -> None:
         self._name = name
-        self._requests = requests
-        self._seconds = seconds
+        self._counts = counts
 
     @contextlib.contextmanager
     def asking(self, kind: Kind) -> Iterator[Asking]:
         """Count the request that is made inside, by the error that leaves it, else by what `Asking` says."""
-        asking = Asking(self._seconds.labels(self._name, kind))
+        asking = Asking(self._counts.times("upstream_response_seconds", _SECONDS, self._name, kind))
         try:
             yield asking
         except UpstreamError as error:
@@ -113,122 +179,58 @@ class UpstreamMetrics:
             asking.outcome = "abandoned"
             raise
         finally:
-            self._requests.labels(self._name, kind, asking.outcome).inc()
+            self._counts.count("upstream_requests", self._name, kind, asking.outcome).inc()
 
 
 class CacheMetrics:
     """The transfers into the file cache, and what leaves it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        transfers = Counter(
-            f"{_PREFIX}_transfers",
-            "Fills of the file cache: begun, failed, and requests that joined one under way.",
-            ("event",),
-            registry=registry,
-        )
-        self.begun = transfers.labels("begun")
-        self.joined = transfers.labels("joined")
-        self.failed = transfers.labels("failed")
-        self.evicted = Counter(
-            f"{_PREFIX}_cache_evicted_files", "Cached files deleted to make room.", registry=registry
-        )
+    def __init__(self, counts: Counts) -> None:
+        self.begun = counts.count("transfers", "begun")
+        self.joined = counts.count("transfers", "joined")
+        self.failed = counts.count("transfers", "failed")
+        self.unkept = counts.count("transfers", "unkept")
+        self.evicted = counts.count("cache_evicted_files")
 
 
-class _Registry(CollectorRegistry):
-    """A registry without the times at which each counter was made, which would double what is read."""
+class Held(NamedTuple):
+    """What the file cache holds, read a moment ago."""
 
-    def collect(self) -> Iterator[Metric]:
-        for metric in super().collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
+    files: int
+    size: int
 
 
 class Metrics:
-    """All metrics of one process."""
+    """All metrics of one process, and where it shares them, of all workers."""
 
-    def __init__(self, version: str, digest: str, cache_max: int) -> None:
-        """Make them, all at zero.
+    def __init__(self, version: str, shared: Shared | None = None) -> None:
+        """Make them, at zero or as the worker left them that this one takes the place of.
 
         Args:
             version: of the program.
-            digest: of the configuration in force.
-            cache_max: bytes that the file cache may hold.
+            shared: where the workers of the instance tell each other; None where one process is all of it.
         """
-        registry = self._registry = _Registry()
-        self._requests = Counter(
-            f"{_PREFIX}_requests",
-            "Requests answered or broken off (499), by what was decided of the name and what the cache did.",
-            ("route", "method", "status", "decision", "cache"),
-            registry=registry,
-        )
-        self._bytes = Counter(
-            f"{_PREFIX}_response_bytes",
-            "Bytes of answers' bodies, before transfer codings.",
-            ("route",),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            f"{_PREFIX}_request_duration_seconds",
-            "From the head of a request until all of its answer was handed to the connection.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._under_way = Gauge(
-            f"{_PREFIX}_requests_under_way", "Requests that are being answered.", registry=registry
-        )
-        self._upstream_requests = Counter(
-            f"{_PREFIX}_upstream_requests",
-            "Requests to upstreams that ended, redirects not counted apart. Answers are ok, unchanged, absent; "
-            "abandoned ones were broken off here; every other outcome is a failure.",
-            ("upstream", "kind", "outcome"),
-            registry=registry,
-        )
-        self._upstream_seconds = Histogram(
-            f"{_PREFIX}_upstream_response_seconds",
-            "From a request to an upstream to the head of its answer.",
-            ("upstream", "kind"),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.cache = CacheMetrics(registry)
-        self._cache_files = Gauge(f"{_PREFIX}_cache_files", "Files in the file cache.", registry=registry)
-        self._cache_bytes = Gauge(
-            f"{_PREFIX}_cache_size_bytes", "Bytes of the files in the file cache.", registry=registry
-        )
-        Gauge(
-            f"{_PREFIX}_cache_max_size_bytes",
-            "Bytes beyond which files leave the file cache.",
-            registry=registry,
-        ).set(cache_max)
-        uploads = Counter(
-            f"{_PREFIX}_uploads",
-            "Uploads: accepted, refused or broken off by the client, failed by a fault on this side.",
-            ("outcome",),
-            registry=registry,
-        )
-        self._uploads = {word: uploads.labels(word) for word in ("accepted", "refused", "failed")}
-        logins = Counter(
-            f"{_PREFIX}_failed_logins",
-            "Requests with wrong credentials: refused, or throttled after too many.",
-            ("answer",),
-            registry=registry,
-        )
-        self.logins_refused = logins.labels("refused")
-        self.logins_throttled = logins.labels("throttled")
-        Info(f"{_PREFIX}_build", "The program.", registry=registry).info({"version": version})
-        Info(f"{_PREFIX}_config", "The configuration in force.", registry=registry).info({"digest": digest})
-        ProcessCollector(registry=registry)
-        self._children: dict[tuple[str, str, int, str, str], Counter] = {}
-        self._routes: dict[str, tuple[Counter, Histogram]] = {}
+        self._version = version
+        self._shared = shared
+        self._counts = Counts()
+        if shared is not None:
+            self._counts.begin_with(shared.predecessor())
+        self._under_way = 0
+        self._answers: dict[tuple[str, str, int, str, str], tuple[Count, Count, Times]] = {}
+        self.cache = CacheMetrics(self._counts)
+        self._uploads = {
+            word: self._counts.count("uploads", word) for word in ("accepted", "refused", "failed")
+        }
+        self.logins_refused = self._counts.count("failed_logins", "refused")
+        self.logins_throttled = self._counts.count("failed_logins", "throttled")
 
     def upstream(self, name: str) -> UpstreamMetrics:
         """Where the client of an upstream counts its requests."""
-        return UpstreamMetrics(name, self._upstream_requests, self._upstream_seconds)
+        return UpstreamMetrics(name, self._counts)
 
     def begun(self) -> None:
-        """Count a request that has come; `answered` follows in any case."""
-        self._under_way.inc()
+        """Count a request that has come; `answered` follows in any case. For the event loop alone, as that is."""
+        self._under_way += 1
 
     def answered(
         self,
@@ -240,16 +242,48 @@ class Metrics:
         sent: int,
         seconds: float,
     ) -> None:
-        """Count a request that has been answered or broken off.
+        """Count a request that has been answered or broken off. The words are those of `Answered`.
 
         Args:
-            method: as it was sent; any text at all.
-            status: of the answer; 499 where the connection broke off.
-            decision: the word of what was decided of a name, where that was asked.
-            cache_status: the header `Cache-Status`; empty where there was none.
             sent: bytes of the body.
         """
-        self._under_way.dec()
+        self._under_way -= 1
+        self._count((route, method, status, decision, cache_status), Given(1, sent, seconds))
+
+    def answered_many(self, given: Mapping[Answered, Given]) -> None:
+        """Count answers given without `begun`. Those that count alike are taken to have taken equally long."""
+        for answered, times in given.items():
+            self._count(answered, times)
+
+    def share(self) -> None:
+        """Let the other workers see what was counted so far; nothing where there is none. Reaches the disk.
+
+        To be called every second, and once before the process ends.
+        """
+        if self._shared is not None:
+            self._shared.write(Said(os.getpid(), self._under_way, self._counts.copy()))
+
+    def exposition(self, accept: str, *, digest: str, cache_max: int, held: Held | None) -> tuple[bytes, str]:
+        """Everything as text, with its content type: OpenMetrics where `accept` names it, else Prometheus' own.
+
+        Takes some milliseconds: too long for an event loop.
+
+        Args:
+            digest: of the configuration in force.
+            cache_max: bytes that the file cache may hold.
+            held: None where nobody can tell now: then it shows as `NaN`, not as an old number.
+        """
+        # First, so that no other worker tells less than this one did now, should this one be killed.
+        self.share()
+        asked = _Asked(list(self._families(digest, cache_max, held)))
+        if "application/openmetrics-text" in accept:
+            # The library gives this function no signature.
+            text: bytes = openmetrics.generate_latest(asked)  # type: ignore[no-untyped-call]
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(asked), CONTENT_TYPE_PLAIN_0_0_4
+
+    def _count(self, answered: Answered, given: Given) -> None:
+        route, method, status, decision, cache_status = answered
         key = (
             route,
             _METHODS.get(method, "other"),
@@ -257,38 +291,77 @@ class Metrics:
             decision or "none",
             cache_word(cache_status),
         )
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._requests.labels(*key[:2], f"{key[2]}xx", *key[3:])
-        child.inc()
-        by_route = self._routes.get(route)
-        if by_route is None:
-            by_route = self._routes[route] = (self._bytes.labels(route), self._seconds.labels(route))
-        by_route[0].inc(sent)
-        by_route[1].observe(seconds)
+        found = self._answers.get(key)
+        if found is None:
+            found = self._answers[key] = (
+                self._counts.count("requests", *key[:2], f"{key[2]}xx", *key[3:]),
+                self._counts.count("response_bytes", route),
+                self._counts.times("request_duration_seconds", _SECONDS, route),
+            )
+        requests, sent, seconds = found
+        requests.inc(given.times)
+        sent.inc(given.sent)
+        seconds.observe(given.seconds / given.times, given.times)
         if route == "upload":
-            self._uploads[_upload_outcome(status)].inc()
+            self._uploads[_upload_outcome(status)].inc(given.times)
 
-    def cache_holds(self, files: int, size: int) -> None:
-        """Note number and bytes of the files in the cache, read a moment ago."""
-        self._cache_files.set(files)
-        self._cache_bytes.set(size)
+    def _families(self, digest: str, cache_max: int, held: Held | None) -> Iterator[Metric]:
+        others = {} if self._shared is None else self._shared.others()
+        living = {number: said for number, said in others.items() if is_alive(said)}
+        rows = added([self._counts.copy(), *(said.rows for said in others.values())])
+        yield from _counted(rows)
+        under_way = self._under_way + sum(said.under_way for said in living.values())
+        files, size = (math.nan, math.nan) if held is None else held
+        for name, meaning, value in (
+            ("requests_under_way", "Requests that are being answered.", under_way),
+            ("workers", "Processes that answer requests.", 1 + len(living)),
+            ("cache_files", "Files in the file cache.", files),
+            ("cache_size_bytes", "Bytes of the files in the file cache.", size),
+            ("cache_max_size_bytes", "Bytes beyond which files leave the file cache.", cache_max),
+        ):
+            yield GaugeMetricFamily(f"{_PREFIX}_{name}", meaning, value)
+        yield InfoMetricFamily(f"{_PREFIX}_build", "The program.", {"version": self._version})
+        yield InfoMetricFamily(f"{_PREFIX}_config", "The configuration in force.", {"digest": digest})
+        if self._shared is None:
+            yield from ProcessCollector(registry=None).collect()
+        else:
+            pids = {number: said.pid for number, said in living.items()}
+            yield from _processes(pids | {self._shared.worker: os.getpid()})
 
-    def cache_is_unknown(self) -> None:
-        """Note that nobody can tell now what the cache holds: it shows as `NaN`, not as an old number."""
-        self._cache_files.set(math.nan)
-        self._cache_bytes.set(math.nan)
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Everything as text, with its content type: OpenMetrics where `accept` names it, else Prometheus' own.
+class _Asked(Collector):
+    """What is told in one answer."""
 
-        Takes some milliseconds: too long for an event loop.
-        """
-        if "application/openmetrics-text" in accept:
-            # The library gives this function no signature.
-            text: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
-            return text, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)
+
+
+def _counted(rows: Rows) -> Iterator[Metric]:
+    for name, (meaning, labels) in _COUNTS.items():
+        count = CounterMetricFamily(f"{_PREFIX}_{name}", meaning, labels=labels)
+        for key, row in sorted(rows.get(name, {}).items()):
+            count.add_metric(key, row[0])
+        yield count
+    for name, (meaning, labels) in _TIMES.items():
+        times = HistogramMetricFamily(f"{_PREFIX}_{name}", meaning, labels=labels)
+        for key, (*buckets, total) in sorted(rows.get(name, {}).items()):
+            below = itertools.accumulate(buckets)
+            times.add_metric(key, list(zip(_BOUNDS, below, strict=True)), total)
+        yield times
+
+
+def _processes(pids: Mapping[int, int]) -> Iterator[Metric]:
+    """What the system says of each worker's process, under its number."""
+    found: dict[str, Metric] = {}
+    for number, pid in sorted(pids.items()):
+        for metric in ProcessCollector(pid=partial(str, pid), registry=None).collect():
+            samples = [sample._replace(labels={"worker": str(number)}) for sample in metric.samples]
+            metric.samples = []
+            found.setdefault(metric.name, metric).samples += samples
+    yield from found.values()
 
 
 def cache_word(cache_status: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
@@ -10,6 +12,7 @@ from aiohttp import web
 from proxy.domain.access import Action
 from proxy.errors import NotPermitted, StorageError
 from proxy.index.instance import Instance
+from proxy.observe.metrics import Held
 from proxy.web.callers import Callers, is_address
 from proxy.web.calls import Call
 from proxy.web.problems import NO_STORE
@@ -32,15 +35,20 @@ async def metrics(request: web.Request, instance: Instance, callers: Callers) ->
         call.permit(Action.ADMINISTER, instance.snapshot.tree.root)
     elif access == "local" and not _is_local(request, callers):
         raise NotPermitted("metrics are for clients on this machine", hint=_HINT)
-    try:
+    held = None
+    # Of a broken ledger two numbers cannot be told; all others can.
+    with contextlib.suppress(StorageError):
         # A sum over all files: too long for the loop where they are many.
-        held = await asyncio.to_thread(instance.files.stats)
-    except StorageError:
-        instance.metrics.cache_is_unknown()
-    else:
-        instance.metrics.cache_holds(held.files, held.bytes)
-    accept = ",".join(request.headers.getall("Accept", ()))
-    text, kind = await asyncio.to_thread(instance.metrics.exposition, accept)
+        found = await asyncio.to_thread(instance.files.stats)
+        held = Held(found.files, found.bytes)
+    tell = partial(
+        instance.metrics.exposition,
+        ",".join(request.headers.getall("Accept", ())),
+        digest=instance.snapshot.digest,
+        cache_max=instance.snapshot.cache.max_size,
+        held=held,
+    )
+    text, kind = await asyncio.to_thread(tell)
     return web.Response(body=text, headers={**NO_STORE, "Content-Type": kind})
 
 

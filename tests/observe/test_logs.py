@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import select
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -15,7 +16,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.observe.logs import Logger, bridge_standard_logging, make_logger, new_request_id
+from proxy.observe.logs import AccessEntry, Logger, bridge_standard_logging, make_logger, new_request_id
 
 SECRET = "pyo_own_Zm9vYmFy0123456789"
 NOW = datetime(2026, 11, 21, 11, 40, tzinfo=UTC)
@@ -30,6 +31,18 @@ class Terminal(io.StringIO):
 class Broken(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError
+
+
+class Pieces(io.StringIO):
+    """Keeps each piece that is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return super().write(text)
 
 
 class Awkward:
@@ -269,6 +282,127 @@ def test_request_ids_are_sixteen_hexadecimal_digits_and_differ() -> None:
 
     assert len(ids) == 100
     assert all(re.fullmatch("[0-9a-f]{16}", found) for found in ids)
+
+
+class TestAccessLog:
+    """Lines of requests."""
+
+    ANSWER: dict[str, Any] = {  # noqa: RUF012 - nobody changes it
+        "method": "GET",
+        "path": "/simple/widgets/",
+        "status": 200,
+        "sent": 3000,
+        "caller": "user:alice",
+        "token": 12,
+        "decision": "private",
+        "rule": None,
+        "failure": None,
+        "agent": "pip/26.0",
+    }
+
+    @given(
+        texts=st.fixed_dictionaries({key: st.text() for key in ("method", "path", "caller", "agent")}),
+        absent=st.fixed_dictionaries(
+            {key: st.none() | st.text() for key in ("decision", "rule", "failure")}
+            | {"token": st.none() | st.integers()}
+        ),
+        numbers=st.fixed_dictionaries({"status": st.integers(), "sent": st.integers()}),
+        client=st.text(),
+        moment=st.floats(0, 4e9),
+        seconds=st.floats(0, 1e6),
+        bound=st.none() | st.text(),
+    )
+    def test_a_line_is_the_one_that_a_logger_would_write(
+        self,
+        texts: dict[str, str],
+        absent: dict[str, Any],
+        numbers: dict[str, int],
+        client: str,
+        moment: float,
+        seconds: float,
+        bound: str | None,
+    ) -> None:
+        said = texts | absent | numbers
+        for form in ("text", "json"):
+            by_logger, by_access_log = io.StringIO(), io.StringIO()
+            begun = make_logger(form, "info", by_logger, clock=lambda: datetime.fromtimestamp(moment, UTC))
+            values = {
+                "request_id": "0123456789abcdef",
+                "method": said["method"],
+                "path": said["path"],
+                "status": said["status"],
+                "bytes": said["sent"],
+                "ms": round(seconds * 1000, 1),
+                "client": client,
+                **{key: said[key] for key in ("caller", "token", "decision", "rule", "failure", "agent")},
+            }
+            other = {} if bound is None else {"worker": bound}
+            begun.bind(**other).info(
+                "request", **{key: value for key, value in values.items() if value is not None}
+            )
+            access = logger_on(by_access_log, form).bind(**other).access_log()
+            access.write([(access.tell(**said), "0123456789abcdef", moment, seconds, client)])
+
+            assert by_access_log.getvalue() == by_logger.getvalue()
+
+    def entry(self, logger: Logger, **other: Any) -> AccessEntry:
+        told = logger.access_log().tell(**self.ANSWER | other)
+        return told, "0123456789abcdef", NOW.timestamp(), 0.0123, "198.51.100.7"
+
+    def test_secrets_in_addresses_are_hidden_there_too(self) -> None:
+        stream = io.StringIO()
+        logger = logger_on(stream)
+        logger.access_log().write([self.entry(logger, path=f"/simple/?token={SECRET}", agent=SECRET)])
+
+        assert stream.getvalue().count("redacted") == 2
+        assert SECRET not in stream.getvalue()
+
+    @pytest.mark.parametrize(("level", "lines"), [("debug", 1), ("info", 1), ("warning", 0), ("error", 0)])
+    def test_above_their_level_they_are_neither_rendered_nor_written(self, level: str, lines: int) -> None:
+        stream = io.StringIO()
+        logger = logger_on(stream, level=level)
+        logger.access_log().write([self.entry(logger)])
+
+        assert logger.access_log().is_enabled is bool(lines)
+        assert len(stream.getvalue().splitlines()) == lines
+
+    def test_many_lines_are_written_in_few_pieces_none_of_which_a_pipe_would_break(self) -> None:
+        pieces = Pieces()
+        logger = logger_on(pieces)
+        entry = self.entry(logger, path="/ü/", agent="ü" * 80)
+        logger.access_log().write([entry] * 100)
+
+        sizes = [len(piece.encode()) for piece in pieces.written]
+        one = len(pieces.getvalue().splitlines(keepends=True)[0].encode())
+        assert pieces.getvalue().count("\n") == 100
+        assert all(piece.endswith("\n") for piece in pieces.written)
+        assert max(sizes) <= select.PIPE_BUF
+        assert min(sizes[:-1]) > select.PIPE_BUF - one
+
+    def test_a_line_longer_than_a_piece_is_written_whole(self) -> None:
+        pieces = Pieces()
+        logger = logger_on(pieces)
+        logger.access_log().write([self.entry(logger), self.entry(logger, path="/" + "x" * select.PIPE_BUF)])
+
+        assert [piece.count("\n") for piece in pieces.written] == [1, 1]
+
+    def test_more_clients_than_are_kept_are_all_told(self) -> None:
+        stream = io.StringIO()
+        logger = logger_on(stream)
+        told, *rest, _ = self.entry(logger)
+        logger.access_log().write([(told, *rest, f"10.0.{n // 256}.{n % 256}") for n in range(2100)])  # type: ignore[misc]  # a star hides the length
+
+        assert len(set(re.findall(r" client=(\S+)", stream.getvalue()))) == 2100
+
+    def test_a_sink_that_fails_or_knows_ascii_alone_does_not_fail_the_caller(self) -> None:
+        logger = logger_on(Broken())
+        logger.access_log().write([self.entry(logger)])
+        raw = io.BytesIO()
+        logger = logger_on(io.TextIOWrapper(raw, encoding="ascii"))
+        logger.access_log().write([self.entry(logger, path="/wïdgets/"), self.entry(logger)])
+
+        assert raw.getvalue().count(b"\n") == 2
+        assert b" path=/w\\xefdgets/ " in raw.getvalue()
 
 
 class TestBridge:

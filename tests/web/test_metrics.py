@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,14 +22,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load
-from proxy.index.instance import Instance
+from proxy.index.instance import Instance, Running
 from proxy.observe.logs import make_logger
 from proxy.server.assembly import admit_owner, close_instance, open_instance
 from proxy.web.app import build
+from tests.support.forked import ForkedServer
+from tests.support.server import OverlayServer
 from tests.support.waiting import wait_until
 from tests.web import forms
 from tests.web.house import House, keep_house
-from tests.web.wire import basic
+from tests.web.wire import Wire, basic
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OWNER_TOKEN = "an-owner-token-of-the-tests"
@@ -217,9 +223,10 @@ async def served(
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Serve the instance under these settings of `server`, at a port or a socket, and give a session with it."""
     networks = tuple(ip_network(one) for one in trusted)
-    server = replace(instance.snapshot.server, metrics=access, trusted_proxies=networks)
+    listen = instance.snapshot.server.listen if socket is None else f"unix:{socket}"
+    server = replace(instance.snapshot.server, metrics=access, trusted_proxies=networks, listen=listen)
     told = replace(instance, snapshot=replace(instance.snapshot, server=server))
-    runner = web.AppRunner(build(told, make_logger("text", "info", StringIO())), access_log=None)
+    runner = web.AppRunner(build(Running(told), make_logger("text", "info", StringIO())), access_log=None)
     await runner.setup()
     connector: aiohttp.BaseConnector
     if socket is not None:
@@ -301,3 +308,56 @@ async def test_a_broken_ledger_costs_two_numbers_and_not_the_answer(tmp_path: Pa
     await close_instance(instance)
     assert "pypi_overlay_cache_files NaN" in text
     assert "pypi_overlay_cache_size_bytes NaN" in text
+
+
+# Several workers
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverlayServer]:
+    """Give a server of two workers that has answered nothing yet."""
+    config = {"server": {"workers": 2}, "policy": {"forward": False}}
+    with ForkedServer(config, tmp_path_factory.mktemp("crew")) as server:
+        yield server
+
+
+def scraped(crew: OverlayServer) -> dict[str, float]:
+    """Samples by name and labels in the order of their names; none where the connection broke."""
+    try:
+        answer = Wire(crew.url).get("/metrics")
+    except (OSError, http.client.HTTPException):
+        return {}
+    samples = [one for family in text_string_to_metric_families(answer.text) for one in family.samples]
+    return {" ".join((one.name, *dict(sorted(one.labels.items())).values())): one.value for one in samples}
+
+
+MISSING = "pypi_overlay_requests_total none not-forwarded read page 4xx"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are looked up in /proc")
+def test_any_worker_tells_the_sums_over_all_and_none_is_lost_with_a_worker(crew: OverlayServer) -> None:
+    absent = [Wire(crew.url).get(f"/simple/absent-{number}/") for number in range(30)]
+    assert {answer.status for answer in absent} == {404}
+    wait_until(lambda: scraped(crew).get(MISSING) == 30, what="both workers' requests to be told")
+    first = scraped(crew)
+    assert first["pypi_overlay_workers"] == 2
+    assert {name for name in first if name.startswith("process_resident")} == {
+        "process_resident_memory_bytes 1",
+        "process_resident_memory_bytes 2",
+    }
+    for _ in range(10):
+        assert scraped(crew)[MISSING] == 30
+
+    os.kill(crew.pids[1], signal.SIGKILL)
+    seen = [30.0]
+
+    def replaced() -> bool:
+        found = scraped(crew)
+        seen.append(found.get(MISSING, seen[-1]))
+        now, then = (
+            [one.get(f"process_start_time_seconds {number}") for number in (1, 2)] for one in (found, first)
+        )
+        return found.get("pypi_overlay_workers") == 2 and None not in now and now != then
+
+    wait_until(replaced, what="a killed worker to be replaced")
+    assert set(seen) == {30.0}
