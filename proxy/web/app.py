@@ -1,4 +1,4 @@
-"""`build(instance) -> Application`: every request's way in and out.
+"""`build(running) -> Application`: every request's way in and out.
 
 There is one route: addresses are split by `domain.addresses` alone, since a router's own decoding would let
 `%2F` and dot segments through (protocol 8). Around it stand the request id, the access log, and the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from urllib.parse import unquote
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -37,17 +37,27 @@ from proxy.domain.addresses import (
     Redirect,
     Unknown,
     parse,
-    split_target,
 )
 from proxy.domain.namespaces import ROOT, Kind, Namespace
-from proxy.errors import NoSuchNamespace, OverlayError
-from proxy.index.instance import Instance
+from proxy.errors import NoSuchNamespace, Outdated, OverlayError, StoreUnavailable
+from proxy.index.answers import never_still
+from proxy.index.instance import Instance, Running
 from proxy.observe.logs import Logger, new_request_id
 from proxy.observe.metrics import Route
-from proxy.observe.redaction import redact
 from proxy.web import admin, files, gitlab, json_api, metrics, oidc, plain, problems, simple, upload
-from proxy.web.callers import Callers
-from proxy.web.notes import API, BEGUN, CALLER, CLOSING, DECIDED, FAILURE, REQUEST_ID, ROUTE, SENT, UNDER_WAY
+from proxy.web.callers import Callers, Known
+from proxy.web.finished import FINISHED, Finished
+from proxy.web.notes import (
+    API,
+    BEGUN,
+    CLOSING,
+    FAILURE,
+    REQUEST_ID,
+    ROUTE,
+    RUNNING,
+    UNDER_WAY,
+)
+from proxy.web.observed import OBSERVER, Observer, shown_path
 
 _READS = frozenset({"GET", "HEAD"})
 _EVERYWHERE = {
@@ -57,25 +67,60 @@ _EVERYWHERE = {
 }
 
 
-def build(instance: Instance, logger: Logger) -> web.Application:
-    """The application that serves `instance`.
+_REPLACEMENTS = 5
+"""How often a request is begun anew because the configuration was replaced; one a second would be many."""
+
+
+def build(running: Running, logger: Logger, *, clock: Callable[[], float] = time.time) -> web.Application:
+    """The application that serves whichever instance is in force.
 
     `notes.CLOSING` in it is an event: once set, `/readyz` says no. `notes.UNDER_WAY` holds the requests that
-    are being answered.
+    are being answered. `FINISHED` and `OBSERVER` are for `web.front`.
+
+    Args:
+        clock: seconds since the epoch, by which kept answers are judged.
     """
-    callers = Callers(instance)
+    first = running.instance
+    known = {first.serial: Callers(first)}
+
+    def callers_of(instance: Instance) -> Callers:
+        found = known.get(instance.serial)
+        if found is None:
+            known.clear()
+            found = known[instance.serial] = Callers(instance)
+            # None of them holds any more: what they depend on is another.
+            app[FINISHED].forget_all()
+        return found
+
+    def recognised(authorization: bytes | None) -> Known | None:
+        try:
+            return callers_of(running.instance).known(authorization)
+        except StoreUnavailable:
+            return None
+
+    observer = Observer(logger, running, callers_of)
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
-        address = parse(request.raw_path, instance.snapshot.tree)
-        request[ROUTE] = _route(address, request.method)
-        request[API] = isinstance(address, Api | Explain | GitlabPackages) or (
-            isinstance(address, Unknown) and address.is_api
-        )
-        return await _answer(request, address, instance, callers)
+        for _ in range(_REPLACEMENTS):
+            with running.used(await running.in_force()) as instance:
+                address = parse(request.raw_path, instance.snapshot.tree)
+                request[ROUTE] = _route(address, request.method)
+                request[API] = isinstance(address, Api | Explain | GitlabPackages) or (
+                    isinstance(address, Unknown) and address.is_api
+                )
+                try:
+                    return await _answer(request, address, instance, callers_of(instance))
+                except Outdated:
+                    if request.method not in _READS:
+                        raise
+        raise never_still("the configuration")
 
-    app = web.Application(
-        middlewares=[_observed(logger, instance, callers), _translated(logger)], client_max_size=1 << 20
+    app = web.Application(middlewares=[_observed(observer), _translated(logger)], client_max_size=1 << 20)
+    app[OBSERVER] = observer
+    app[FINISHED] = Finished(
+        first.board, recognised, lambda caller: callers_of(running.latest).sight(caller), clock
     )
+    app[RUNNING] = running
     app[CLOSING] = asyncio.Event()
     app[UNDER_WAY] = {}
     app.router.add_route("*", "/{path:.*}", dispatch)
@@ -175,7 +220,7 @@ async def _nothing_here(
         return problems.plain(request, 405, message, {"Allow": "POST"})
     if not reads and not isinstance(address, Unknown):
         return problems.plain(request, 405, _where_to_publish(found, instance, sight), {"Allow": "GET, HEAD"})
-    raise NoSuchNamespace(f"there is nothing at {_shown_path(request)[:200]!a}")
+    raise NoSuchNamespace(f"there is nothing at {shown_path(request.raw_path)[:200]!a}")
 
 
 def _where_to_publish(found: Namespace, instance: Instance, sight: Sight) -> str:
@@ -227,15 +272,15 @@ def _break_off_if_begun(request: web.Request, error: Exception) -> None:
         raise ConnectionResetError("the answer was broken off") from error
 
 
-def _observed(logger: Logger, instance: Instance, callers: Callers) -> Middleware:
-    """Request id, and when the answer has left or broken off, one line of access log and one more in the metrics."""
+def _observed(observer: Observer) -> Middleware:
+    """Request id, and when the answer has left or broken off, what is told of it."""
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[REQUEST_ID] = new_request_id()
         began = time.perf_counter()
         status, sent, cache_status = 499, 0, ""
-        instance.metrics.begun()
+        observer.begun()
         request.app[UNDER_WAY][request[REQUEST_ID]] = request
         try:
             response = await handler(request)
@@ -251,47 +296,9 @@ def _observed(logger: Logger, instance: Instance, callers: Callers) -> Middlewar
             return response
         finally:
             del request.app[UNDER_WAY][request[REQUEST_ID]]
-            decision = request.get(DECIDED)
-            caller = request.get(CALLER)
-            seconds = time.perf_counter() - began
-            sent = request.get(SENT, sent)
-            instance.metrics.answered(
-                request.get(ROUTE, "other"),
-                request.method,
-                status,
-                decision.word if decision is not None else None,
-                cache_status,
-                sent,
-                seconds,
-            )
-            values = {
-                "request_id": request[REQUEST_ID],
-                "method": request.method,
-                # Without the query, in which a careless client may have put a secret.
-                "path": _shown_path(request)[:1000],
-                "status": status,
-                "bytes": sent,
-                "ms": round(seconds * 1000, 1),
-                "client": callers.address(request),
-                "caller": caller.label if caller is not None else "anonymous",
-                "token": caller.token if caller is not None else None,
-                "decision": str(decision.word) if decision is not None else None,
-                "rule": decision.rule if decision is not None else None,
-                "failure": request.get(FAILURE),
-                # pip and uv add a page of JSON about the machine behind their name.
-                "agent": request.headers.get("User-Agent", "").partition(" {")[0][:80],
-            }
-            logger.info("request", **{key: value for key, value in values.items() if value is not None})
+            observer.answered(request, status, sent, cache_status, time.perf_counter() - began)
 
     return observe
-
-
-def _shown_path(request: web.Request) -> str:
-    """The path as it was sent, or decoded where only so a secret shows and is hidden."""
-    path = split_target(request.raw_path)[0]
-    decoded = unquote(path)
-    hidden = redact(decoded)
-    return redact(path) if hidden == decoded else hidden
 
 
 def _length(response: web.StreamResponse) -> int:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
@@ -182,7 +183,7 @@ def config(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
 
 def keep_house(directory: Path, **more: Any) -> Generator[House, None, None]:
     """Run a server with an upstream of its own until the generator is closed."""
-    with FakeUpstream() as upstream, OverlayServer(config(upstream, **more), directory) as server:
+    with FakeUpstream() as upstream, ForkedServer(config(upstream, **more), directory) as server:
         yield House(server, upstream)
 
 

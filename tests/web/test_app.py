@@ -18,6 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load
+from proxy.index.instance import Running
 from proxy.observe.logs import make_logger
 from proxy.server.assembly import close_instance, open_instance
 from proxy.web.app import build
@@ -191,7 +192,7 @@ async def broken(tmp_path: Path) -> AsyncIterator[tuple[TestClient[Any, Any], io
     file.write_text(f"storage: {{data_dir: {tmp_path}/data}}\n")
     log = io.StringIO()
     instance = open_instance(compile_snapshot(load(str(file), {})))
-    app = build(replace(instance, now=failing_clock), make_logger("text", "info", log))
+    app = build(Running(replace(instance, now=failing_clock)), make_logger("text", "info", log))
     client: TestClient[Any, Any] = TestClient(TestServer(app))
     await client.start_server()
     yield client, log

@@ -72,7 +72,7 @@ class Wire:
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         body: bytes | Iterable[bytes] | None = None,
     ) -> Answer:
-        """Send a request; nothing is added but Host, `Connection: close`, and what frames the body.
+        """Send a request; nothing is added but Host and what frames the body: the front may answer.
 
         Args:
             target: stands in the request line as it is.
@@ -83,7 +83,6 @@ class Wire:
         names = {name.lower() for name, _ in given}
         if "host" not in names:
             given.insert(0, ("Host", self.host))
-        given.append(("Connection", "close"))
         if token is not None:
             given.append(("Authorization", basic(token)))
         if isinstance(body, bytes):
