@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
+from proxy.cache.files import CachedFile
 from proxy.cache.transfers import Transfer
 from proxy.domain.addresses import File
-from proxy.errors import NoSuchFile, StorageError
+from proxy.errors import NoSuchFile, StorageError, StoreUnavailable
 from proxy.index.answers import ATTEMPTS, Borrowed, FileAnswer, never_still
 from proxy.index.instance import Instance
 from proxy.registry.packages import StoredFile
 from proxy.web import problems, replies
 from proxy.web.callers import Callers
-from proxy.web.notes import DECIDED
+from proxy.web.notes import DECIDED, Keepable
 
 _PROVENANCE = {
     "Content-Type": "application/vnd.pypi.integrity.v1+json",
     "Cache-Control": "private, max-age=600",
 }
 """Attestations may be added later (PEP 740)."""
+
+_WORTH_WAITING = 2.0
+"""Seconds that a part is waited for; who gets all of a file in its place may have gigabytes more to read."""
+_LOOK_AGAIN = 0.2
+"""Seconds after which it can be told how fast a file comes."""
 
 
 async def file(
@@ -77,11 +86,13 @@ async def _ours(
     try:
         opened = instance.objects.open(digest)
     except NoSuchFile:
-        if await instance.index.file_holds(answer):
+        if instance.index.holds(answer):
             raise
         return None
     size = opened.seek(0, 2) if suffix else stored.size
-    return await replies.file(request, opened, size, f'"{digest}"', headers)
+    path = instance.objects.path(digest)
+    keepable = None if path is None else _keepable(answer, digest, path, size)
+    return await replies.file(request, opened, size, f'"{digest}"', headers, keepable)
 
 
 async def _metadata(
@@ -98,10 +109,10 @@ async def _metadata(
     kept = instance.metadata.kept(source)
     opened = None if kept is None else kept.open()
     if kept is not None and opened is not None:
-        headers |= problems.decided(answer.decision, cache="hit")
-        return await replies.file(request, opened, kept.size, f'"{kept.sha256}"', headers)
+        is_final = instance.metadata.is_final(source, kept)
+        return await _cached(request, kept, opened, answer, instance, headers, is_final=is_final)
     found = await instance.metadata.read(source)
-    if not await instance.index.file_holds(answer):
+    if not instance.index.holds(answer):
         return None
     headers |= problems.decided(answer.decision, cache=found.status)
     opened = None if found.kept is None else found.kept.open()
@@ -112,6 +123,32 @@ async def _metadata(
     if request.method != "HEAD":
         response.body = found.content
     return response
+
+
+async def _cached(
+    request: web.Request,
+    cached: CachedFile,
+    opened: BinaryIO,
+    answer: FileAnswer,
+    instance: Instance,
+    headers: dict[str, str],
+    *,
+    is_final: bool = True,
+) -> web.StreamResponse:
+    """What lies in the cache, whole; closes `opened`. Kept finished only if nothing else can take its place."""
+    hit = {**headers, **problems.decided(answer.decision, cache="hit")}
+    used = partial(instance.files.use, cached)
+    keepable = _keepable(answer, cached.sha256, cached.path, cached.size, used) if is_final else None
+    return await replies.file(request, opened, cached.size, f'"{cached.sha256}"', hit, keepable)
+
+
+def _keepable(
+    answer: FileAnswer, digest: str, path: str, size: int, used: Callable[[], None] | None = None
+) -> Keepable | None:
+    """What a whole file is kept finished as: where it lies, since most are asked for once."""
+    if not answer.is_keepable:
+        return None
+    return Keepable(answer.stamp, answer.good_until, f'"{digest}"', None, path, size, used)
 
 
 async def _borrowed(
@@ -127,8 +164,7 @@ async def _borrowed(
     if cached is not None:
         whole = cached.open()
         if whole is not None:
-            hit = {**headers, **problems.decided(answer.decision, cache="hit")}
-            return await replies.file(request, whole, cached.size, f'"{cached.sha256}"', hit)
+            return await _cached(request, cached, whole, answer, instance, headers)
     headers |= problems.decided(answer.decision, cache="fwd=uri-miss; stored")
     etag = f'"{record.sha256}"' if record.sha256 else None
     if etag is not None and replies.matches(request.headers.get("If-None-Match"), etag):
@@ -137,7 +173,7 @@ async def _borrowed(
         size = record.size
         if size is None:
             size = await instance.files.size_at(source.upstream, record)
-            if not await instance.index.file_holds(answer):
+            if not instance.index.holds(answer):
                 return None
         if size is not None:
             headers |= problems.decided(answer.decision, cache="fwd=uri-miss")
@@ -150,15 +186,49 @@ async def _borrowed(
             if request.method != "HEAD":
                 # Nothing is promised before there is something to send: a small file is verified by then.
                 await transfer.past(0)
+                await _wait_for_parts(request, transfer, etag)
                 opened = closing.enter_context(transfer.open())
         except StorageError:
             headers |= problems.decided(answer.decision, cache="fwd=uri-miss")
             return await _bypassed(request, transfer, answer, instance, etag, headers)
-        if not await instance.index.file_holds(answer):
+        if not instance.index.holds(answer):
             return None
         if opened is None:
             return replies.head(etag, transfer.size, headers)
+        if transfer.done and transfer.size is not None:
+            return await replies.file(request, opened, transfer.size, f'"{transfer.sha256}"', headers)
         return await replies.arriving(request, transfer, opened, etag, headers)
+
+
+async def _wait_for_parts(request: web.Request, transfer: Transfer, etag: str | None) -> None:
+    """Wait until all of an arriving file is verified, where only then it can be given as it was asked for.
+
+    What is not verified is never given in parts, since nobody could tell of a part that it is wrong. So a range is
+    waited for, if the rest comes soon; else it is answered with all of the file, which RFC 9110 14.2 allows.
+    """
+    size = transfer.size
+    if request.version < HttpVersion11 and size is None:
+        # Of this client's answer the end of the connection is the end: nothing could tell it that it broke off.
+        position = 0
+        while not transfer.done:
+            position = await transfer.past(position)
+    elif size is not None and replies.wanted_range(request, size, etag or "", {}) is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WORTH_WAITING):
+                await _past_soon(transfer, size)
+
+
+async def _past_soon(transfer: Transfer, size: int) -> None:
+    """Wait until all of a file is there, or it shows that it comes too slowly to be worth that."""
+    clock = asyncio.get_running_loop().time
+    began, first = clock(), await transfer.past(0)
+    position = first
+    while not transfer.done:
+        position = await transfer.past(position)
+        took = clock() - began
+        left = _WORTH_WAITING - took
+        if took > _LOOK_AGAIN and (size - position) * took > (position - first) * left:
+            return
 
 
 async def _bypassed(
@@ -171,8 +241,10 @@ async def _bypassed(
 ) -> web.StreamResponse | None:
     """A file that cannot be kept, straight from its upstream; None where the decision changed meanwhile."""
     async with transfer.bypass() as passed:
+        if passed.size is None and request.version < HttpVersion11:
+            raise StoreUnavailable("a file of unknown size that cannot be kept needs HTTP/1.1")
         first = await anext(passed.pieces)
-        if not await instance.index.file_holds(answer):
+        if not instance.index.holds(answer):
             return None
         if request.method == "HEAD":
             return replies.head(etag, passed.size, headers)

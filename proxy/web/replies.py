@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import BinaryIO
 
@@ -13,16 +14,18 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.cache.transfers import Bypass, Transfer
-from proxy.domain.decide import Decision, Word
-from proxy.domain.negotiate import Representation
+from proxy.domain.decide import Word
+from proxy.domain.negotiate import Coding, Representation
 from proxy.errors import StorageError
+from proxy.index.answers import PageAnswer
 from proxy.index.variants import StreamedVariant, Variant
-from proxy.web.notes import SENT
+from proxy.web.notes import KEEP, SENT, Keepable
 from proxy.web.problems import NO_STORE, decided
+from proxy.web.sendfile import PATIENCE, Outlet, is_in_memory, load, outlet
 
 _CHUNK = 256 << 10
 _SMALL = 256 << 10
-"""Files up to here are read at once, inline: cheaper than a thread."""
+"""Files up to here leave with their head."""
 
 _ONE_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
 IMMUTABLE = "private, max-age=31536000, immutable"
@@ -35,15 +38,63 @@ _TYPES = {
 
 
 class _Streamed(web.StreamResponse):
-    """An answer that is sent in pieces; `notes.SENT` says how far it came, also where it breaks off."""
+    """An answer that is sent in pieces; `notes.SENT` says how far it came, also where it breaks off.
+
+    It waits for its client; one that takes nothing for `PATIENCE` has its connection broken off.
+    """
+
+    _outlet: Outlet | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         self._noted = request
         return await super().prepare(request)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        await super().write(data)
-        self._noted[SENT] = self._noted.get(SENT, 0) + len(data)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await super().write(data)
+        except TimeoutError:
+            raise ConnectionResetError("the client takes nothing any more") from None
+        self._note(len(data))
+
+    @contextlib.asynccontextmanager
+    async def of_file(self, request: web.Request) -> AsyncIterator[None]:
+        """Send the head; inside, `send` alone gives the body, by the shortest way that there is."""
+        writer = await self.prepare(request)
+        if writer is None or self.content_length is None:
+            yield
+            return
+        async with outlet(request.transport, writer) as way:
+            self._outlet = way
+            try:
+                yield
+            finally:
+                self._outlet = None
+
+    async def send(self, opened: BinaryIO, first: int, end: int) -> None:
+        """Send the bytes of a file from `first` up to `end`, all of which are there.
+
+        Raises:
+            ConnectionResetError: the client is gone; or the file became shorter.
+        """
+        file, way = opened.fileno(), self._outlet
+        if way is not None:
+            before = way.sent
+            try:
+                await way.send(file, first, end)
+            finally:
+                self._note(way.sent - before)
+            return
+        for start in range(first, end, _CHUNK):
+            stop = min(start + _CHUNK, end)
+            if not is_in_memory(file, stop - 1):
+                await asyncio.to_thread(load, file, start, stop)
+            await self.write(_read(file, start, stop - start))
+            # Where the transport takes everything at once nothing waits, and nobody would hear that the client left.
+            await asyncio.sleep(0)
+
+    def _note(self, sent: int) -> None:
+        self._noted[SENT] = self._noted.get(SENT, 0) + sent
 
 
 def matches(header: str | None, etag: str) -> bool:
@@ -63,19 +114,20 @@ def page(
     request: web.Request,
     variant: Variant,
     representation: Representation,
-    decision: Decision,
+    answer: PageAnswer,
     *,
-    status: str = "",
     client_max_age: timedelta = timedelta(0),
     is_public: bool = False,
 ) -> web.Response:
-    """A page: 200, or 304 where the client has these bytes.
+    """A page: 200, or 304 where the client has these bytes. It may be kept finished where its answer may be kept.
 
     Args:
-        status: what the cache says.
         client_max_age: how long the client may keep an upstream page; others are asked for each time.
     """
-    return _tagged(request, variant, _TYPES[representation], decision, status, client_max_age, is_public)
+    reply = _tagged(request, variant, _TYPES[representation], answer, client_max_age, is_public)
+    if answer.is_keepable:
+        keep(request, reply, Keepable(answer.stamp, answer.good_until, variant.etag, variant.body))
+    return reply
 
 
 async def name_list(
@@ -86,8 +138,8 @@ async def name_list(
     is_public: bool = False,
 ) -> web.StreamResponse:
     """A list of names, as `page`; a long one leaves while it is made, so its length is not told before."""
-    known = variant if isinstance(variant, Variant) else Variant(b"", variant.etag, variant.is_gzip)
-    whole = _tagged(request, known, _TYPES[representation], None, "", timedelta(0), is_public)
+    known = variant if isinstance(variant, Variant) else Variant(b"", variant.etag, variant.coding)
+    whole = _tagged(request, known, _TYPES[representation], None, timedelta(0), is_public)
     if isinstance(variant, Variant) or whole.status == 304 or request.method == "HEAD":
         return whole
     response = _Streamed(headers=whole.headers)
@@ -100,40 +152,45 @@ async def name_list(
 def document(
     request: web.Request,
     variant: Variant,
-    decision: Decision,
+    answer: PageAnswer,
     *,
-    status: str = "",
     client_max_age: timedelta = timedelta(0),
     is_public: bool = False,
 ) -> web.Response:
-    """A document of the JSON API, as `page`."""
-    return _tagged(request, variant, "application/json", decision, status, client_max_age, is_public)
+    """A document of the JSON API, as `page`; never kept finished, since it has more parts than its answer."""
+    return _tagged(request, variant, "application/json", answer, client_max_age, is_public)
 
 
 def _tagged(
     request: web.Request,
     variant: Variant,
     content_type: str,
-    decision: Decision | None,
-    status: str,
+    answer: PageAnswer | None,
     client_max_age: timedelta,
     is_public: bool,
 ) -> web.Response:
-    age = int(client_max_age.total_seconds()) if decision and decision.word is Word.UPSTREAM else 0
+    is_borrowed = answer is not None and answer.decision.word is Word.UPSTREAM
+    age = int(client_max_age.total_seconds()) if is_borrowed else 0
     headers = {
         "Cache-Control": f"private, max-age={age}, must-revalidate",
         "Vary": _VARY,
         "ETag": variant.etag,
         **public(is_public),
     }
-    if decision is not None:
-        headers |= decided(decision, cache=status)
+    if answer is not None:
+        headers |= decided(answer.decision, cache=answer.cache_status)
     if matches(request.headers.get("If-None-Match"), variant.etag):
         return web.Response(status=304, headers=headers)
     headers["Content-Type"] = content_type
-    if variant.is_gzip:
-        headers["Content-Encoding"] = "gzip"
+    if variant.coding is not Coding.IDENTITY:
+        headers["Content-Encoding"] = variant.coding
     return web.Response(body=variant.body, headers=headers)
+
+
+def keep(request: web.Request, reply: web.StreamResponse, keepable: Keepable) -> None:
+    """Say that an answer may be kept finished, if it is one whose other forms can be made of it."""
+    if reply.status == 200 and request.method == "GET":
+        request[KEEP] = keepable
 
 
 def wanted_range(
@@ -168,9 +225,18 @@ def _unsatisfiable(size: int, headers: Mapping[str, str]) -> web.Response:
 
 
 async def file(
-    request: web.Request, opened: BinaryIO, size: int, etag: str, headers: Mapping[str, str]
+    request: web.Request,
+    opened: BinaryIO,
+    size: int,
+    etag: str,
+    headers: Mapping[str, str],
+    keepable: Keepable | None = None,
 ) -> web.StreamResponse:
-    """A whole file that lies on disk: 200, 206, 304 or 416. Closes `opened`."""
+    """A whole file that lies on disk: 200, 206, 304 or 416. Closes `opened`.
+
+    Args:
+        keepable: what it is kept finished as, if it may be.
+    """
     with opened:
         if matches(request.headers.get("If-None-Match"), etag):
             return web.Response(status=304, headers={**headers, "ETag": etag})
@@ -187,23 +253,32 @@ async def file(
         }
         if part is not None:
             sent["Content-Range"] = f"bytes {first}-{first + length - 1}/{size}"
+        reply: web.StreamResponse
         if request.method == "HEAD":
             return web.Response(status=status, headers=sent)
-        if length <= _SMALL:
-            return web.Response(status=status, headers=sent, body=os.pread(opened.fileno(), length, first))
-        response = _Streamed(status=status, headers=sent)
-        await response.prepare(request)
-        await _copy(response, opened, first, first + length)
-        return response
+        file = opened.fileno()
+        # Nothing may be waited for before the head is out: who asks has looked whether the answer still holds.
+        if length <= _SMALL and (not length or is_in_memory(file, first + length - 1)):
+            reply = web.Response(status=status, headers=sent, body=_read(file, first, length))
+        else:
+            reply = _Streamed(status=status, headers=sent)
+            async with reply.of_file(request):
+                await reply.send(opened, first, first + length)
+        if keepable is not None:
+            keep(request, reply, keepable)
+        return reply
 
 
-async def _copy(response: web.StreamResponse, opened: BinaryIO, first: int, end: int) -> None:
-    while first < end:
-        chunk = await asyncio.to_thread(os.pread, opened.fileno(), min(_CHUNK, end - first), first)
-        if not chunk:
-            raise ConnectionResetError("the file became shorter while it was sent")
-        await response.write(chunk)
-        first += len(chunk)
+def _read(file: int, first: int, length: int) -> bytes:
+    """A part of an open file, all of which is there.
+
+    Raises:
+        ConnectionResetError: the file became shorter: what was told of it is no longer so.
+    """
+    content = os.pread(file, length, first)
+    if len(content) < length:
+        raise ConnectionResetError("the file became shorter while it was sent")
+    return content
 
 
 async def arriving(
@@ -219,13 +294,13 @@ async def arriving(
     Call it once the transfer has bytes to give; `opened` is what it gave to read them from.
     """
     response = _streamed(etag, transfer.size, headers)
-    await response.prepare(request)
     position = 0
     # An error from here on breaks the connection off (web.app): this is no whole file, and no status can say so.
     try:
-        while (ready := await transfer.past(position)) > position:
-            await _copy(response, opened, position, ready)
-            position = ready
+        async with response.of_file(request):
+            while (ready := await transfer.past(position)) > position:
+                await response.send(opened, position, ready)
+                position = ready
     except StorageError:
         async with transfer.bypass(opened, position) as rest:
             await _pass_on(response, rest)
@@ -262,8 +337,5 @@ def _described(etag: str | None, size: int | None, headers: Mapping[str, str]) -
     return described
 
 
-def _streamed(etag: str | None, size: int | None, headers: Mapping[str, str]) -> web.StreamResponse:
-    response = _Streamed(headers=_described(etag, size, headers))
-    if size is None:
-        response.enable_chunked_encoding()
-    return response
+def _streamed(etag: str | None, size: int | None, headers: Mapping[str, str]) -> _Streamed:
+    return _Streamed(headers=_described(etag, size, headers))

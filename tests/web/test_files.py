@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
+import io
 import json
 import re
+import socket
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -225,14 +230,41 @@ def test_a_range_counts_for_GET_alone(house: House, stored: Stored) -> None:
     assert answer["Content-Range"] is None
 
 
-def test_a_range_of_a_file_that_is_not_here_yet_gets_all_of_it(house: House) -> None:
+@pytest.mark.parametrize(("asked", "first", "last"), [("-1000", -1000, None), ("1000-2000", 1000, 2000)])
+def test_a_range_of_a_file_that_is_not_here_yet_waits_for_it(
+    house: House, asked: str, first: int, last: int | None
+) -> None:
     offered = house.offer(size=LARGE)
-    for asked in ("bytes=-1000", "bytes=1000-2000"):
-        answer = fetch(house, address(offered), headers={"Range": asked})
-        assert answer.status in {200, 206}
-        whole = offered.content if answer.status == 200 else None
-        assert whole is None or answer.body == whole
+    answer = fetch(house, address(offered), headers={"Range": f"bytes={asked}"})
+    assert (answer.status, answer.body) == (206, offered.content[first : None if last is None else last + 1])
+    assert answer["Cache-Status"] == "pypi-overlay; fwd=uri-miss; stored"
     assert fetch(house, address(offered)).body == offered.content
+
+
+def test_a_range_of_a_wrong_file_that_is_not_here_yet_is_never_served(house: House) -> None:
+    offered = house.offer(size=LARGE)
+    house.upstream.fault(f"/packages/*{offered.filename}", alter=True)
+    assert fetch(house, address(offered), headers={"Range": "bytes=0-99"}).status == 502
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-99", "bytes=0-1,5-6"])
+def test_a_range_of_a_file_that_comes_slowly_gets_all_of_it(house: House, asked: str) -> None:
+    offered = house.offer(size=LARGE)
+    house.upstream.fault(f"/packages/*{offered.filename}", rate=100_000)
+    head = f"GET {address(offered)} HTTP/1.1\r\nHost: files\r\nRange: {asked}\r\n\r\n"
+    with socket.create_connection(house.wire.address, 20) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+
+
+def test_a_client_of_HTTP_1_0_gets_a_length_also_where_the_upstream_tells_none(asking: House) -> None:
+    name = asking.name("up")
+    asking.upstream.add_project(name, form="html")
+    offered = asking.offer(name, size=LARGE)
+    asking.upstream.fault(f"/packages/*{offered.filename}", chunked=True)
+    answer = asking.wire.exchange([f"GET {address(offered)} HTTP/1.0\r\nHost: files\r\n\r\n".encode()])
+    assert (answer.status, answer["Content-Length"]) == (200, str(len(offered.content)))
+    assert answer.body == offered.content
 
 
 @pytest.mark.parametrize("condition", ["{tag}", '"another"', "W/{tag}", "Wed, 21 Oct 2015 07:28:00 GMT"])
@@ -326,6 +358,25 @@ def test_metadata_are_answered_like_files(house: House, said: dict[str, Any]) ->
     assert fetch(house, target, headers={"If-None-Match": tag}).status == 304
     head = house.wire.head(target)
     assert (head.status, head.body, head["Content-Length"]) == (200, b"", str(len(warm.body)))
+
+
+def test_metadata_that_no_digest_covers_give_way_to_those_of_the_wheel(house: House) -> None:
+    """Also at a connection that was given the others again and again, from memory where anything is."""
+    stored = house.offer(core_metadata="bare")
+    house.upstream.fault(f"*{stored.filename}.metadata", alter=-1)
+    connection = http.client.HTTPConnection(house.server.url.partition("://")[2], timeout=30)
+
+    def read(target: str) -> bytes:
+        connection.request("GET", target)
+        return connection.getresponse().read()
+
+    with contextlib.closing(connection):
+        (altered,) = {read(address(stored, beside=".metadata")) for _ in range(4)}
+        assert read(address(stored)) == stored.content
+        wait_until(lambda: is_warm(house, stored), what="the wheel in the cache")
+        with zipfile.ZipFile(io.BytesIO(stored.content)) as wheel:
+            (inside,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+            assert read(address(stored, beside=".metadata")) == wheel.read(inside) != altered
 
 
 @pytest.mark.parametrize(
