@@ -121,6 +121,10 @@ class NoSuchFile(NotFound):
     """No such file."""
 
 
+class Outdated(OverlayError):
+    """The configuration was replaced while something was decided by it: to be decided anew by the new one."""
+
+
 class AlreadyExists(OverlayError):
     """The file (or thing) exists, with other contents."""
 

@@ -1,4 +1,4 @@
-"""`config`: is the file in order, does it fit the data, and what does its schema say."""
+"""`config`: is the file in order, does it fit the data, what does its schema say; and loading it anew."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import click
 
 from proxy.cli import output
 from proxy.cli.advice import advise
-from proxy.cli.opening import config_file
-from proxy.cli.options import Branch, Invocation, pass_invocation
-from proxy.config.compile import compile_snapshot, file_of
+from proxy.cli.opening import load_snapshot
+from proxy.cli.options import Branch, Invocation, config_file, pass_invocation
+from proxy.config.compile import compile_snapshot
 from proxy.config.load import Loaded, json_schema, load
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import ConfigError, Problem, StorageError
+from proxy.index.crew import Reloaded
 from proxy.registry import listing, namespaces
 from proxy.registry.listing import Claim
 from proxy.server.assembly import utc_now
+from proxy.server.control import order_reload
 from proxy.storage.database import Change, Database
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
@@ -28,7 +30,7 @@ from proxy.storage.migrations import HEADS, current_revision, upgrade
 
 @click.group(cls=Branch)
 def configuration() -> None:
-    """Check the configuration file."""
+    """Check the configuration file; load it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +54,50 @@ def check(invocation: Invocation) -> None:
     pypi-overlay config check --config new.yaml
     """  # noqa: D301
     found = find_problems(config_file(invocation))
+    counted = f"{output.count(len(found.errors), 'error')}, {output.count(len(found.warnings), 'warning')}"
+    _print(invocation, found.errors, found.warnings, counted)
+
+
+@configuration.command("reload", short_help="Have the running server load the file anew.")
+@pass_invocation
+def reload(invocation: Invocation) -> None:
+    """Have the running server load its configuration file anew; return once every worker has it.
+
+    Every request that begins later is answered by it. A faulty file changes nothing: all that is wrong is said, and
+    the exit status is 1. What takes effect at the next start only is a warning: server.listen, server.workers,
+    whether server.tls is there, log and storage.
+
+    \b
+    pypi-overlay config reload
+    """  # noqa: D301
+    try:
+        done = order_reload(Layout(load_snapshot(invocation).data_dir))
+    except ConfigError as error:
+        # Where the server's data lies stands in the same file: what is wrong with it is told from here.
+        done = Reloaded(errors=error.problems)
+    said = "refused; the configuration in force stays" if done.errors else "the new configuration is in force"
+    _print(invocation, done.errors, done.warnings, said)
+
+
+def _print(
+    invocation: Invocation, errors: tuple[Problem, ...], warnings: tuple[Problem, ...], said: str
+) -> None:
+    """Print problems in the shape of contract 12, or in lines with `said` below; fail where there are errors."""
     if invocation.json:
         output.print_json(
             {
-                "ok": not found.errors,
-                "errors": [asdict(problem) for problem in found.errors],
-                "warnings": [asdict(problem) for problem in found.warnings],
+                "ok": not errors,
+                "errors": [asdict(problem) for problem in errors],
+                "warnings": [asdict(problem) for problem in warnings],
             }
         )
     else:
-        for problem in found.errors:
+        for problem in errors:
             click.echo(f"error: {problem}")
-        for problem in found.warnings:
+        for problem in warnings:
             click.echo(f"warning: {problem}")
-        click.echo(
-            f"{output.count(len(found.errors), 'error')}, {output.count(len(found.warnings), 'warning')}"
-        )
-    if found.errors:
+        click.echo(said)
+    if errors:
         output.stop(output.FAILED)
 
 
@@ -138,7 +167,7 @@ def _try_on_data(snapshot: Snapshot) -> list[Claim]:
     def attempt(change: Change) -> None:
         if current_revision(change.connection) != HEADS["registry"]:
             upgrade(change.connection, "registry")
-        namespaces.settle(change, snapshot.tree, utc_now(), file=file_of(snapshot))
+        namespaces.settle(change, snapshot.tree, utc_now(), file=snapshot.source)
         raise _Tried(listing.claims(change.connection))
 
     locks = Locks(layout)

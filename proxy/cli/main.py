@@ -19,13 +19,13 @@ from proxy.errors import OverlayError
 
 _COMMANDS = {
     "serve": ("proxy.cli.serving", "serve", "Serve until SIGTERM or SIGINT."),
-    "config": ("proxy.cli.configuration", "configuration", "Check the configuration file."),
-    "explain": ("proxy.cli.serving", "explain", "Say what an index answers for a name, and why."),
+    "config": ("proxy.cli.configuration", "configuration", "Check the configuration file; load it anew."),
+    "explain": ("proxy.cli.explaining", "explain", "Say what an index answers for a name, and why."),
     "token": ("proxy.cli.tokens", "tokens", "Make, list and revoke tokens."),
     "package": ("proxy.cli.packages", "packages", "List, show, delete, yank and mark private packages."),
     "claim": ("proxy.cli.claims", "claims", "List claimed names; give tombstoned ones free."),
     "namespace": ("proxy.cli.namespaces", "namespaces", "List groups and projects; drop what left the file."),
-    "cache": ("proxy.cli.cache", "cache", "Show and empty the cache of upstream pages and files."),
+    "cache": ("proxy.cli.cache", "cache", "Show, check, fill and empty the cache of pages and files."),
 }
 """Name → module, object and short help, in the order of the contract."""
 
@@ -66,7 +66,7 @@ class _Root(Branch):
 def _print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
-    from proxy.server.assembly import program_version
+    from proxy.server.start import program_version
 
     click.echo(program_version())
     context.exit()

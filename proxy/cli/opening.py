@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from proxy.cli.options import Invocation
+from proxy.cli.options import Invocation, config_file
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load
 from proxy.domain.namespaces import Kind, Namespace, NamespacePath, Tree
@@ -17,20 +17,6 @@ from proxy.index.instance import Instance
 from proxy.server.assembly import close_instance, open_instance
 
 T = TypeVar("T")
-
-VARIABLE = "PYPI_OVERLAY_CONFIG"
-HERE = "pypi-overlay.yaml"
-
-
-def config_file(invocation: Invocation) -> str | None:
-    """The configuration file: of `--config`, the environment, the working directory; None: the defaults hold."""
-    if invocation.config is not None:
-        return invocation.config
-    named = os.environ.get(VARIABLE)
-    if named:
-        return named
-    # A dangling link counts as there: to fall back to the defaults would hide the mistake.
-    return HERE if os.path.lexists(HERE) else None
 
 
 def load_snapshot(invocation: Invocation) -> Snapshot:

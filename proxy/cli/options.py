@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from proxy.domain.namespaces import NamespacePath
+from proxy.domain.snapshot import LISTEN_WANTED, is_listen_address
+
+VARIABLE = "PYPI_OVERLAY_CONFIG"
+HERE = "pypi-overlay.yaml"
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -28,6 +33,17 @@ class Invocation:
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def config_file(invocation: Invocation) -> str | None:
+    """The configuration file: of `--config`, the environment, the working directory; None: the defaults hold."""
+    if invocation.config is not None:
+        return invocation.config
+    named = os.environ.get(VARIABLE)
+    if named:
+        return named
+    # A dangling link counts as there: to fall back to the defaults would hide the mistake.
+    return HERE if os.path.lexists(HERE) else None
 
 
 def _remember_config(context: click.Context, _option: click.Parameter, value: str | None) -> None:
@@ -115,15 +131,10 @@ class _ListenType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """An address as `server.listen` takes it."""
-        from pydantic import TypeAdapter, ValidationError
-
-        from proxy.config.values import Listen
-
-        try:
-            checked: str = TypeAdapter(Listen).validate_python(value)
-        except ValidationError as error:
-            self.fail(f"{error.errors()[0]['msg']}, got {value!r}", param, ctx)
-        return checked
+        text = str(value)
+        if not is_listen_address(text):
+            self.fail(f"expected {LISTEN_WANTED}, got {text!r}", param, ctx)
+        return text
 
 
 NAMESPACE = _NamespaceType()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import SecretStr
 
 from proxy.config import models
-from proxy.config.load import SHIPPED, Loaded
+from proxy.config.load import Loaded
 from proxy.domain.namespaces import (
     ROOT,
     Jobs,
@@ -53,12 +53,14 @@ def compile_snapshot(loaded: Loaded) -> Snapshot:
         data_dir=config.storage.data_dir,
         server=ServerSettings(
             listen=config.server.listen,
+            workers=config.server.workers,
             trusted_proxies=config.server.trusted_proxies,
             tls=None
             if config.server.tls is None
             else TlsSettings(config.server.tls.certificate, config.server.tls.key),
             default_project=_default_project(config.server.default_project, tree),
             external_url=config.server.external_url,
+            watch_config=config.server.watch_config,
             metrics=config.server.metrics,
         ),
         log=LogSettings(config.log.format, config.log.level),
@@ -205,8 +207,3 @@ def _roles(above: Mapping[str, Role], members: Mapping[str, str]) -> Mapping[str
         role = Role[word.upper()]
         roles[user] = max(role, roles.get(user, role))
     return roles
-
-
-def file_of(snapshot: Snapshot) -> str:
-    """How the configuration is named in messages."""
-    return snapshot.file or SHIPPED

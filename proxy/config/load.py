@@ -29,10 +29,8 @@ from proxy.config.models import Config
 from proxy.config.nodes import Node, Path, Scalar, Sequence, Substituted, Table, dotted, find, read_yaml
 from proxy.config.values import EXPECTED, WRONG
 from proxy.domain.policy import Origin
+from proxy.domain.snapshot import SHIPPED
 from proxy.errors import ConfigError, Problem
-
-SHIPPED = "shipped defaults"
-"""The file name under which the shipped defaults appear in origins and problems."""
 
 MAX_BYTES = 16 << 20
 """Largest file that is read. A group with members and policy takes some 200 bytes."""

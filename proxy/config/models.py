@@ -52,6 +52,7 @@ from proxy.config.values import (
     PositiveSize,
     PresetWord,
     ProxyUrl,
+    Retries,
     RoleWord,
     Secret,
     Segment,
@@ -60,6 +61,7 @@ from proxy.config.values import (
     UpstreamName,
     UserName,
     VisibilityWord,
+    Workers,
 )
 from proxy.domain.trust import USUAL_LIFE
 
@@ -83,6 +85,7 @@ class Server(Section):
     """Where the server listens and whom it believes."""
 
     listen: Listen = Field(description="host:port, or unix:/path. Port 0 takes a free one.")
+    workers: Workers = Field(description="Processes that share the port.")
     trusted_proxies: Annotated[tuple[Network, ...], _LAX] = Field(
         description="Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto count."
     )
@@ -93,6 +96,7 @@ class Server(Section):
     default_project: OptionalPath = Field(
         description="What /legacy/ publishes to; null: the root's project `default`, where there is one."
     )
+    watch_config: Flag = Field(description="Whether a changed configuration file is loaded by itself.")
     metrics: MetricsWord = Field(
         description="Who may read /metrics: local (clients on this machine), open (everybody), owner (by token)."
     )
@@ -167,6 +171,9 @@ class Upstream(Section):
     )
     read_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30), description="How long it may send nothing."
+    )
+    retries: Retries = Field(
+        default=2, description="How often a request that failed is sent again before that is the answer."
     )
     max_connections: PositiveCount = Field(default=50, description="Most connections at once.")
     root_list: PositiveDuration = Field(

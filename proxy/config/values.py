@@ -22,7 +22,7 @@ from proxy.config.nodes import Substituted
 from proxy.domain.names import parse_pattern
 from proxy.domain.namespaces import RESERVED_SEGMENTS, SEGMENT
 from proxy.domain.policy import POLICY_KEYS
-from proxy.domain.snapshot import Rate
+from proxy.domain.snapshot import HOST, LISTEN_WANTED, MAX_WORKERS, Rate, is_listen_address
 from proxy.domain.trust import ANYTHING, LONGEST_LIFE, Preset
 from proxy.errors import InvalidName
 
@@ -39,10 +39,8 @@ _DURATION = re.compile(r"([0-9]{1,12})([smhd])\Z", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX_DURATION = timedelta(days=36500)
 _RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,12}[smhd])\Z", re.ASCII)
-_HOST = r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
-_HOST_ONLY = re.compile(_HOST + r"\Z", re.ASCII)
-_FILE_HOST = re.compile(rf"(\*\.{_HOST}|({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?)\Z", re.ASCII)
-_LISTEN = re.compile(rf"({_HOST}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})\Z", re.ASCII)
+_HOST_ONLY = re.compile(HOST + r"\Z", re.ASCII)
+_FILE_HOST = re.compile(rf"(\*\.{HOST}|({HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?)\Z", re.ASCII)
 _PRINTABLE = re.compile(r"[!-~]+\Z", re.ASCII)
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z", re.ASCII)
 _CLAIM_NAME = re.compile(r"[!-~]{1,255}\Z", re.ASCII)
@@ -98,6 +96,16 @@ def _whole(least: int, example: int) -> Callable[[object], int]:
         number = parse_whole(raw)
         if number is None or number < least:
             raise expected(f"a whole number of at least {least} such as {example}")
+        return number
+
+    return parse
+
+
+def _between(least: int, most: int) -> Callable[[object], int]:
+    def parse(raw: object) -> int:
+        number = parse_whole(raw)
+        if number is None or not least <= number <= most:
+            raise expected(f"a whole number from {least} to {most}")
         return number
 
     return parse
@@ -328,16 +336,8 @@ def _file_host(raw: object) -> str:
 
 
 def _listen(raw: object) -> str:
-    what = "host:port such as 127.0.0.1:8080, or unix:/path"
-    if not isinstance(raw, str) or not raw.isprintable():
-        raise expected(what)
-    if raw.startswith("unix:"):
-        if len(raw) <= len("unix:/") or raw[5] != "/":
-            raise expected(what)
-        return str(raw)
-    match = _LISTEN.match(raw)
-    if match is None or int(match.group(3)) >= 1 << 16:
-        raise expected(what)
+    if not isinstance(raw, str) or not is_listen_address(raw):
+        raise expected(LISTEN_WANTED)
     return str(raw)
 
 
@@ -374,6 +374,12 @@ FailureRate: TypeAlias = Annotated[
 ]
 Count: TypeAlias = Annotated[int, PlainValidator(_whole(0, 4000)), _schema(type="integer", minimum=0)]
 PositiveCount: TypeAlias = Annotated[int, PlainValidator(_whole(1, 50)), _schema(type="integer", minimum=1)]
+Workers: TypeAlias = Annotated[
+    int, PlainValidator(_between(1, MAX_WORKERS)), _schema(type="integer", minimum=1, maximum=MAX_WORKERS)
+]
+Retries: TypeAlias = Annotated[
+    int, PlainValidator(_between(0, 10)), _schema(type="integer", minimum=0, maximum=10)
+]
 Number: TypeAlias = Annotated[
     int | None, PlainValidator(_whole(1, 42)), _schema(type="integer", minimum=1, maximum=_MAX_INTEGER)
 ]

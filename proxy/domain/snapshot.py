@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,6 +10,26 @@ from ipaddress import IPv4Network, IPv6Network
 
 from proxy.domain.namespaces import NamespacePath, Tree
 from proxy.domain.trust import IssuerSettings
+
+SHIPPED = "shipped defaults"
+"""The file name under which the shipped defaults appear in origins and problems."""
+
+MAX_WORKERS = 64
+"""Processes that share a port, at most."""
+LISTEN_WANTED = "host:port such as 127.0.0.1:8080, or unix:/path"
+"""What an address to listen at looks like, for messages."""
+HOST = r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?"
+"""A host's name or address in IPv4, as part of a regular expression with one group."""
+_LISTEN = re.compile(rf"({HOST}|\[[0-9A-Fa-f:.]+\]):([0-9]{{1,5}})\Z", re.ASCII)
+
+
+def is_listen_address(text: str) -> bool:
+    """Whether `text` is an address to listen at: `host:port`, IPv6 in brackets, or `unix:/path`."""
+    if not text.isprintable():
+        return False
+    if text.startswith("unix:"):
+        return text.startswith("unix:/") and len(text) > len("unix:/")
+    return _LISTEN.match(text) is not None and int(text.rpartition(":")[2]) < 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +46,7 @@ class UpstreamSettings:
         username, password: Basic credentials, sent to the index's own origin alone.
         proxy: outbound HTTP proxy, or None.
         ca_file: PEM file of additional certificate authorities, or None.
+        retries: how often a request that failed is sent again.
     """
 
     name: str
@@ -40,6 +62,7 @@ class UpstreamSettings:
     max_connections: int = 50
     json_url: str | None = None
     root_list: timedelta = timedelta(hours=24)
+    retries: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +75,20 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where and how the server listens. `listen` is `host:port` or `unix:/path`.
+    """Where and how the server listens. `listen` is `host:port` or `unix:/path`; `workers` share it.
 
     `external_url` is its address for clients without a slash at the end, where answers need one.
+    `watch_config`: a changed configuration file is loaded by itself.
     `metrics` says who may read them: local, open or owner.
     """
 
     listen: str = "127.0.0.1:8080"
+    workers: int = 1
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     tls: TlsSettings | None = None
     default_project: NamespacePath | None = None
     external_url: str | None = None
+    watch_config: bool = False
     metrics: str = "local"
 
 
@@ -135,3 +161,8 @@ class Snapshot:
     oidc: OidcSettings = OidcSettings()
     file: str | None = None
     digest: str = ""
+
+    @property
+    def source(self) -> str:
+        """How the configuration is named in messages."""
+        return self.file or SHIPPED

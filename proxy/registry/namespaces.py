@@ -78,6 +78,18 @@ def is_settled(connection: Connection, tree: Tree) -> bool:
     return known == {(namespace.path, str(namespace.kind)) for namespace in tree}
 
 
+def is_known(connection: Connection, path: NamespacePath) -> bool:
+    """Whether the database has a namespace at exactly this path."""
+    return connection.execute(select(namespaces.c.id).where(namespaces.c.path == path)).first() is not None
+
+
+def are_only_added(connection: Connection, tree: Tree) -> bool:
+    """Whether `settle` would do no more than add namespaces: none moves, none is dropped."""
+    standing = {(str(namespace.path), str(namespace.kind)) for namespace in tree}
+    rows = connection.execute(select(namespaces.c.path, namespaces.c.kind))
+    return all((path, kind) in standing for path, kind in rows)
+
+
 def settle(
     change: Change, tree: Tree, now: datetime, *, file: str, line_of: Callable[[str], int] = lambda _: 0
 ) -> None:

@@ -22,8 +22,8 @@ from proxy.domain.names import Name
 from proxy.domain.namespaces import Namespace, Tree
 from proxy.domain.snapshot import Limits
 from proxy.domain.versions import parse_version, version_key
-from proxy.errors import InvalidForm, TooLarge
-from proxy.registry import packages
+from proxy.errors import InvalidForm, Outdated, TooLarge
+from proxy.registry import namespaces, packages
 from proxy.registry.form import (
     MAX_FIELD,
     Fields,
@@ -103,13 +103,20 @@ class Publisher:
         tree: Tree,
         limits: Limits,
         now: Callable[[], datetime],
+        is_in_force: Callable[[], bool],
     ) -> None:
+        """Take what uploads go through.
+
+        Args:
+            is_in_force: whether the configuration that `tree` is of still is.
+        """
         self._database = database
         self._objects = objects
         self._sandbox = sandbox
         self._tree = tree
         self._limits = limits
         self._now = now
+        self._is_in_force = is_in_force
 
     def free_space(self) -> int:
         """Bytes that may still be written below the data directory."""
@@ -219,6 +226,12 @@ class Publisher:
     def _commit(self, change: Change, upload: _Upload) -> Published:
         """Inside the transaction: judge ownership, insert the rows, keep the bytes."""
         project, form, by = upload.project, upload.form, replace(upload.by, at=self._now())
+        if not self._is_in_force() and not namespaces.is_known(change.connection, project.path):
+            # An upload is judged by the configuration that it began with, but it cannot bring back what the one
+            # that replaced it has moved or dropped.
+            raise Outdated(
+                f"{project.path} was moved or dropped by a new configuration", hint="publish again"
+            )
         facts = packages.facts(change.connection, form.name)
         admit(project, form.name, by.who, facts, self._tree)
         new = _new_file(upload, by)

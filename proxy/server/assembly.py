@@ -5,37 +5,43 @@ The server and the commands use the same one, so both work on the same data by t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 from proxy.archive.sandbox import Sandbox
 from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.files import Files
 from proxy.cache.known_names import KnownNames
 from proxy.cache.pages import Pages
-from proxy.config.compile import file_of
+from proxy.cache.variants import VariantFiles
 from proxy.domain.snapshot import Snapshot
-from proxy.errors import StorageError
+from proxy.errors import StoreUnavailable
 from proxy.identity import tokens
 from proxy.identity.oidc import Issuers, Trust
 from proxy.identity.throttle import Throttle
 from proxy.identity.tokens import LastUse
 from proxy.index.answers import Index
 from proxy.index.changed import note_changed
+from proxy.index.crew import Alone, Crew
 from proxy.index.documents import Documents
-from proxy.index.instance import Instance
+from proxy.index.instance import Foundations, Instance
+from proxy.index.jobs import Jobs
 from proxy.index.metadata import Metadata
 from proxy.index.names import NameLists
 from proxy.index.variants import Variants
+from proxy.observe.counts import Shared
 from proxy.observe.metrics import Metrics
 from proxy.registry import namespaces
 from proxy.registry.publish import Publisher
+from proxy.server.start import prepared, program_version
+from proxy.storage.board import Board, new_serial
 from proxy.storage.database import Change, Database
 from proxy.storage.disk import translated, write_whole
 from proxy.storage.layout import Layout
-from proxy.storage.locks import Locks
+from proxy.storage.locks import SERVE, Locks
 from proxy.storage.objects import DiskObjects
 from proxy.upstream.client import Upstream
 from proxy.upstream.issuers import IssuerDocuments
@@ -46,18 +52,33 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def program_version() -> str:
-    """The version of the installed distribution; `0` in a tree that is not installed."""
-    try:
-        return version("pypi-overlay")
-    except PackageNotFoundError:
-        return "0"
+ONLY = 0
+"""The number of a worker that has no others beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """The place of one worker among several.
+
+    Attributes:
+        number: from 1 on; that of a worker that died is its successor's.
+        serial: of the configuration.
+        is_first: it opens the data directory for all of them; the others are started behind it.
+        started_at: when the server was.
+    """
+
+    number: int
+    serial: int
+    is_first: bool
+    started_at: datetime
 
 
 def open_instance(
     snapshot: Snapshot,
     *,
     serving: bool = False,
+    post: Post | None = None,
+    crew: Crew | None = None,
     settled: bool = True,
     now: Callable[[], datetime] = utc_now,
 ) -> Instance:
@@ -65,6 +86,8 @@ def open_instance(
 
     Args:
         serving: become the one server of the data directory, and sweep up what a killed one left behind.
+        post: or one of its workers, whose supervisor is that server.
+        crew: those who serve together; None: of a command.
         settled: see to it that the data's namespaces are those of the configuration; commands that mend
             exactly that pass False.
 
@@ -72,61 +95,171 @@ def open_instance(
         ConfigError: the configuration would lose namespaces that hold something.
         StorageError: the data directory or a database cannot be used, or another process serves it.
     """
-    layout = Layout(snapshot.data_dir)
-    try:
-        layout.prepare()
-    except StorageError as error:
-        # Below, paths stay out of messages, since those may reach clients; here only the operator listens.
-        error.message = f"{snapshot.data_dir}: {error.message}"
-        raise
-    locks = Locks(layout)
-    try:
-        if serving:
+    layout = prepared(snapshot)
+    with contextlib.ExitStack() as opened:
+        locks = Locks(layout)
+        opened.callback(locks.close)
+        is_server = serving and post is None
+        post = Post(ONLY, new_serial(), is_first=True, started_at=now()) if is_server else post
+        if is_server:
             locks.hold_serve()
-        registry = Database(layout.registry_database, locks, name="registry")
+        board = Board(layout)
+        opened.callback(board.close)
+        registry = Database(layout.registry_database, locks, name="registry", board=board)
+        opened.callback(registry.close)
         cache = Database(layout.cache_database, locks, name="cache")
+        opened.callback(cache.close)
         registry.migrate()
         cache.migrate()
-        if settled and not registry.read_now(lambda c: namespaces.is_settled(c, snapshot.tree)):
-            registry.change_now(
-                lambda change: namespaces.settle(change, snapshot.tree, now(), file=file_of(snapshot))
+        if settled and (post is None or post.is_first):
+            _settle(registry, locks, snapshot, now, serving=post is not None)
+        foundations = Foundations(
+            layout=layout,
+            locks=locks,
+            board=board,
+            registry=registry,
+            cache=cache,
+            objects=DiskObjects(layout),
+            sandbox=Sandbox(),
+            last_use=LastUse(),
+            jobs=Jobs(layout, locks),
+            metrics=_metrics(layout, post),
+            crew=crew or Alone(),
+            version=program_version(),
+            started_at=now() if post is None else post.started_at,
+            now=now,
+        )
+        instance = _instance(foundations, snapshot, None if post is None else post.serial)
+        if post is not None:
+            registry.settle()
+            instance.issuers.prepare()
+            foundations.objects.clear_incoming(of_all=post.is_first)
+            if post.is_first:
+                board.put_in_force(post.serial)
+                instance.files.recover()
+        # From here on it is for `close_instance`.
+        opened.pop_all()
+    return instance
+
+
+def _metrics(layout: Layout, post: Post | None) -> Metrics:
+    if post is None or post.number == ONLY:
+        return Metrics(program_version())
+    return Metrics(program_version(), Shared(layout.metrics, post.number))
+
+
+def _settle(
+    registry: Database, locks: Locks, snapshot: Snapshot, now: Callable[[], datetime], *, serving: bool
+) -> None:
+    """Make the data's namespaces those of the configuration.
+
+    A command does not where a server runs and something would move or go: that server still answers by the
+    namespaces of its own configuration, and goes over to others in one moment (`switch`).
+
+    Raises:
+        ConfigError: something would be lost.
+        StoreUnavailable: the server has to load the configuration first.
+    """
+    tree = snapshot.tree
+
+    def act(change: Change) -> None:
+        if namespaces.is_settled(change.connection, tree):
+            return
+        if not serving and locks.holder(SERVE) and not namespaces.are_only_added(change.connection, tree):
+            raise StoreUnavailable(
+                "the file moves or drops namespaces that the running server still has",
+                hint="run pypi-overlay config reload first",
             )
+        namespaces.settle(change, tree, now(), file=snapshot.source)
+
+    # A server looks under the writer's lock: then no command can come between its look and its first answer.
+    if serving or not registry.read_now(lambda connection: namespaces.is_settled(connection, tree)):
+        registry.change_now(act)
+
+
+def another_instance(instance: Instance, snapshot: Snapshot, serial: int) -> Instance:
+    """An instance of another configuration on the foundations of `instance`; not yet in force. Blocks.
+
+    Data directory and log stay those of the process, whatever the configuration says.
+    """
+    made = _instance(instance, snapshot, serial)
+    made.issuers.prepare()
+    return made
+
+
+def switch(instance: Instance) -> None:
+    """Put the configuration of an instance into force, in every worker at one moment. Blocks.
+
+    The data's namespaces become those of the configuration at the same moment: no answer is decided by the old
+    ones over data that moved already, nor by the new ones over data that did not move yet. For that no configuration
+    is in force while the change is committed. Whoever decided by the one before finds its stamp broken before its
+    first byte, and whoever begins meanwhile waits for that commit.
+
+    Raises:
+        ConfigError: namespaces that hold something would be lost; nothing has changed.
+        StorageError: it cannot be written; nothing has changed.
+    """
+    board, tree = instance.board, instance.snapshot.tree
+    assert instance.serial is not None  # noqa: S101 - commands have nothing to put into force
+    before = board.serial
+
+    def act(change: Change) -> None:
+        if not namespaces.is_settled(change.connection, tree):
+            namespaces.settle(change, tree, instance.now(), file=instance.snapshot.source)
+        # The last before the commit, under the writer's lock.
+        board.suspend()
+
+    try:
+        instance.registry.change_now(act)
     except BaseException:
-        locks.close()
+        if board.is_suspended:
+            board.put_in_force(before)
         raise
-    metrics = Metrics(program_version(), snapshot.digest, snapshot.cache.max_size)
+    board.put_in_force(instance.serial)
+
+
+def _instance(base: Foundations, snapshot: Snapshot, serial: int | None) -> Instance:
+    """What belongs to one configuration, wired to what lives as long as the process."""
+    layout, locks, board, registry, cache, now = (
+        base.layout,
+        base.locks,
+        base.board,
+        base.registry,
+        base.cache,
+        base.now,
+    )
     agent = f"pypi-overlay/{program_version()} (caching package index)"
     upstreams = {
         name: Upstream(
             settings,
             max_page_size=snapshot.limits.max_page_size,
             user_agent=agent,
-            metrics=metrics.upstream(name),
+            metrics=base.metrics.upstream(name),
+            now=now,
         )
         for name, settings in snapshot.upstreams.items()
     }
     issuer_documents = IssuerDocuments(agent)
     issuers = Issuers(snapshot.oidc, Trust(snapshot.tree, snapshot.oidc), issuer_documents, now)
-    objects = DiskObjects(layout)
-    sandbox = Sandbox()
-    pages = Pages(layout, cache, upstreams, snapshot.cache, now, partial(note_changed, registry, now))
-    files = Files(layout, cache, upstreams, snapshot.cache, now, metrics.cache)
-    upstream_documents = UpstreamDocuments(layout, upstreams, snapshot.cache, now)
+    pages = Pages(
+        layout, locks, board, cache, upstreams, snapshot.cache, now, partial(note_changed, registry, now)
+    )
+    files = Files(layout, locks, cache, upstreams, snapshot.cache, now, base.metrics.cache)
+    upstream_documents = UpstreamDocuments(layout, locks, board, upstreams, snapshot.cache, now)
     metadata = Metadata(files, upstreams, now)
-    known_names = KnownNames(layout, locks, upstreams, now)
-    index = Index(snapshot.tree, registry, pages)
-    if serving:
-        objects.clear_incoming()
-        files.recover()
-        issuers.prepare()
+    known_names = KnownNames(layout, locks, board, upstreams, now)
+    index = Index(snapshot.tree, registry, pages, board, serial, now)
+    variant_files = VariantFiles(layout)
     return Instance(
         snapshot=snapshot,
-        layout=layout,
-        locks=locks,
-        registry=registry,
-        cache=cache,
+        serial=serial,
+        layout=base.layout,
+        locks=base.locks,
+        board=base.board,
+        registry=base.registry,
+        cache=base.cache,
         upstreams=upstreams,
-        objects=objects,
+        objects=base.objects,
         pages=pages,
         upstream_documents=upstream_documents,
         files=files,
@@ -134,36 +267,65 @@ def open_instance(
         known_names=known_names,
         index=index,
         names=NameLists(snapshot.tree, registry, known_names),
-        variants=Variants(snapshot.server.external_url),
-        documents=Documents(index, upstream_documents, metadata, objects),
-        sandbox=sandbox,
-        publisher=Publisher(registry, objects, sandbox, snapshot.tree, snapshot.limits, now),
-        last_use=LastUse(),
+        variant_files=variant_files,
+        variants=Variants(variant_files, snapshot.server.external_url, base.version),
+        documents=Documents(index, upstream_documents, metadata, base.objects),
+        sandbox=base.sandbox,
+        publisher=Publisher(
+            registry,
+            base.objects,
+            base.sandbox,
+            snapshot.tree,
+            snapshot.limits,
+            now,
+            lambda: serial is None or board.serial == serial,
+        ),
+        last_use=base.last_use,
+        jobs=base.jobs,
         issuers=issuers,
         issuer_documents=issuer_documents,
-        throttle=Throttle(snapshot.limits.failed_logins, now),
-        metrics=metrics,
-        version=program_version(),
-        started_at=now(),
+        throttle=_throttle(base, snapshot),
+        metrics=base.metrics,
+        version=base.version,
+        started_at=base.started_at,
+        loaded_at=now(),
+        crew=base.crew,
         now=now,
     )
 
 
-async def close_instance(instance: Instance) -> None:
-    """End transfers and background work, write what waits in memory, close everything."""
-    await instance.sandbox.close()
+def _throttle(base: Foundations, snapshot: Snapshot) -> Throttle:
+    """Failures go on being counted over a new configuration, unless it has another limit."""
+    limit = snapshot.limits.failed_logins
+    if isinstance(base, Instance) and base.snapshot.limits.failed_logins == limit:
+        return base.throttle
+    return Throttle(limit, base.now)
+
+
+async def retire_instance(instance: Instance) -> None:
+    """Close what is of one configuration alone, after another came into force and no request is under way in it."""
     await instance.metadata.close()
     await instance.files.close()
     await instance.pages.close()
     await instance.known_names.close()
     await instance.upstream_documents.close()
+    await instance.variants.close()
     for upstream in instance.upstreams.values():
         await upstream.close()
     await instance.issuer_documents.close()
+
+
+async def close_instance(instance: Instance) -> None:
+    """End transfers and background work, write what waits in memory, close everything."""
+    await instance.jobs.close()
+    await instance.sandbox.close()
+    await retire_instance(instance)
     if instance.last_use.is_waiting:
         await instance.registry.change(instance.last_use.flush)
+    instance.metrics.share()
     instance.registry.close()
     instance.cache.close()
+    instance.board.close()
     instance.locks.close()
 
 

@@ -1,6 +1,8 @@
-"""What runs here: `/api/v1/status` (contract 12)."""
+"""What runs here, and loading its configuration anew: `/api/v1/status`, `/api/v1/reload` (contract 12)."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 from aiohttp import web
 
@@ -22,9 +24,22 @@ async def status(call: Call) -> web.Response:
             "config": {
                 "file": snapshot.file,
                 "digest": snapshot.digest,
-                "loaded_at": iso(instance.started_at),
+                "loaded_at": iso(instance.loaded_at),
             },
-            "workers": 1,
+            "workers": instance.crew.workers,
             "database": instance.registry.engine,
         }
     )
+
+
+async def reload(call: Call) -> web.Response:
+    """POST: load the configuration anew; 200 once every worker has it, 422 with all that is wrong, else."""
+    instance = call.instance
+    call.permit(Action.ADMINISTER, instance.snapshot.tree.root)
+    done = await instance.crew.reload()
+    shape = {
+        "ok": not done.errors,
+        "errors": [asdict(problem) for problem in done.errors],
+        "warnings": [asdict(problem) for problem in done.warnings],
+    }
+    return answer(shape, status=422 if done.errors else 200)

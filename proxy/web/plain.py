@@ -24,9 +24,11 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request, instance: Instance) -> web.Response:
-    """The instance can serve: the registry answers, and no shutdown is under way."""
+    """The instance can serve: the registry answers, every worker is there, and no shutdown is under way."""
     if request.app[CLOSING].is_set():
         return problems.plain(request, 503, "shutting down", {"Retry-After": "2"})
+    if not instance.crew.is_complete:
+        return problems.plain(request, 503, "a worker is being started", {"Retry-After": "2"})
     await instance.registry.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
     return web.Response(text="ready\n", headers=problems.NO_STORE)
 

@@ -30,6 +30,7 @@ STATUSES: dict[type[errors.OverlayError], int] = {
     errors.NotFound: 404,
     errors.AlreadyExists: 400,
     errors.StillInUse: 409,
+    errors.Outdated: 503,
     errors.TooLarge: 413,
     errors.UpstreamBusy: 503,
     errors.UpstreamTimeout: 504,

@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.conftest import Site
 from tests.clients.talking import fetch, links, upload
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import make_wheel
@@ -70,7 +71,7 @@ def public() -> Iterator[FakeUpstream]:
 @pytest.fixture(scope="module")
 def server(public: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverlayServer]:
     """Give a server that the tests share: each has names of its own."""
-    with OverlayServer(base_config(public) | CONFIG, tmp_path_factory.mktemp("server")) as running:
+    with ForkedServer(base_config(public) | CONFIG, tmp_path_factory.mktemp("server")) as running:
         yield running
 
 

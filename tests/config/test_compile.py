@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from proxy.config.compile import compile_snapshot
-from proxy.config.load import SHIPPED, load_bytes
+from proxy.config.load import load_bytes
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import Kind, NamespacePath, Role, Visibility
 from proxy.domain.policy import Origin
+from proxy.domain.snapshot import SHIPPED
 from tests.support.trees import FILE, line_of, problems_of, snapshot_of, tree_of
 
 # Namespaces

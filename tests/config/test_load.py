@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.config.load import MAX_BYTES, SHIPPED, Loaded, load, load_bytes, shipped_defaults
+from proxy.config.load import MAX_BYTES, Loaded, load, load_bytes, shipped_defaults
 from proxy.config.nodes import MAX_DEPTH
+from proxy.domain.snapshot import SHIPPED
 from proxy.errors import ConfigError
 
 
@@ -329,7 +330,7 @@ cache: {fresh_for: soon}
 log: {level: loud, level: info}
 server:
   listen: ${NOPE}
-  workers: 4
+  node: 4
 users: {alice: {}}
 groups:
   acme:
@@ -343,7 +344,7 @@ groups:
         "f:1 cache.fresh_for",
         "f:2 log.level",
         "f:4 server.listen",
-        "f:5 server.workers",
+        "f:5 server.node",
         "f:9 groups.acme.members.bob",
         "f:11 groups.acme.policy.min_age",
         "f:12 groups.acme.policy.deny.0",
@@ -406,7 +407,7 @@ def test_problems_say_what_was_expected_and_what_was_found(text: str, problem: s
 @pytest.mark.parametrize(
     "key",
     [
-        "server: {workers: 2}",
+        "storage: {lease: 3s}",
         "policy: {min_age: 3d}",
         "advisories: {}",
         "groups: {a: {at_root: false}}",

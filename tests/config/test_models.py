@@ -91,6 +91,16 @@ def test_words_and_digits_count_as_values_only_from_the_environment() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "least", "most"), [(values.Workers, 1, 64), (values.Retries, 0, 10)], ids=["workers", "retries"]
+)
+def test_some_numbers_have_an_upper_bound(kind: Any, least: int, most: int) -> None:
+    assert accepted(kind, least) == least
+    assert accepted(kind, Substituted(str(most))) == most
+    for raw in (least - 1, most + 1, "2", None):
+        assert refused(kind, raw) == f"expected a whole number from {least} to {most}"
+
+
 @pytest.mark.parametrize("raw", [True, 1.0, -1, 1 << 63, None])
 def test_a_number_is_whole_and_fits_a_database(raw: object) -> None:
     assert refused(values.Count, raw).startswith("expected a whole number")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.web.forms import FORM_TYPE, upload
@@ -34,11 +35,14 @@ def make_server(
     directory: Path,
     config: Mapping[str, Any] | None = None,
     *,
-    kind: type[OverlayServer] = OverlayServer,
+    kind: type[OverlayServer] = ForkedServer,
     **settings: Any,
 ) -> OverlayServer:
-    """A server that is not started yet; `settings` are keys of its upstream."""
-    whole = {**base_config(upstream, **settings), **GROUPS, **(config or {})}
+    """A server that is not started yet, which asks its upstream as often as by default.
+
+    `settings` are more keys of that upstream.
+    """
+    whole = {**base_config(upstream, **{"retries": 2, **settings}), **GROUPS, **(config or {})}
     return kind(whole, directory, env={"PYPI_OVERLAY_OWNER_TOKEN": TOKEN})
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer
 from tests.support.waiting import wait_until
 
@@ -47,7 +48,7 @@ def lonely(tmp_path: Path) -> Iterator[Start]:
 
     def start(config: Mapping[str, Any] | None = None, **options: Any) -> OverlayServer:
         directory = options.pop("directory", tmp_path / f"server-{len(started)}")
-        server = OverlayServer({**LONELY, **(config or {})}, directory, **options)
+        server = ForkedServer({**LONELY, **(config or {})}, directory, **options)
         started.append(server)
         server.start()
         return server

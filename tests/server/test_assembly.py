@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def opened(directory: Path, config: Mapping[str, Any] = CONFIG, **options: Any) 
 
 def close(instance: Instance) -> None:
     asyncio.run(close_instance(instance))
+
+
+def open_below(directory: Path) -> list[str]:
+    """The files of a directory that this process has open; none where that cannot be known."""
+    paths = (os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").glob("*"))
+    return [path for path in paths if path.startswith(f"{directory.resolve()}{os.sep}")]
 
 
 def test_a_start_sweeps_up_what_a_killed_server_left(tmp_path: Path) -> None:
@@ -56,6 +63,7 @@ def test_a_refused_configuration_lets_go_of_everything(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"groups\.acme is gone but holds 1 package"):
             opened(tmp_path, {"groups": {}}, serving=True)
+        assert open_below(tmp_path) == []
     close(opened(tmp_path, serving=True))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.observe.redaction import TOKEN_MARK
 from tests.server.conftest import LONELY, PRESET, Start, Unconfigured
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, ServerFailed
 from tests.support.wheels import make_wheel
 from tests.web.forms import FORM_TYPE, upload
@@ -48,7 +49,7 @@ def test_the_first_start_writes_an_owner_token_once_and_never_again(lonely: Star
 
 
 def test_a_preset_owner_token_works_and_stands_nowhere_and_a_changed_one_ends_it(tmp_path: Path) -> None:
-    with OverlayServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": PRESET}) as server:
+    with ForkedServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": PRESET}) as server:
         assert whoami(server, PRESET) == 200
         assert whoami(server, PRESET + "x") == 401
         assert not (server.data_dir / "owner-token").exists()
@@ -57,18 +58,23 @@ def test_a_preset_owner_token_works_and_stands_nowhere_and_a_changed_one_ends_it
             PRESET.encode() in path.read_bytes() for path in server.data_dir.rglob("*") if path.is_file()
         )
     other = PRESET + "-changed"
-    with OverlayServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": other}) as server:
+    with ForkedServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": other}) as server:
         assert whoami(server, other) == 200
         assert whoami(server, PRESET) == 401
-    with OverlayServer(LONELY, tmp_path) as server:
+    with ForkedServer(LONELY, tmp_path) as server:
         assert whoami(server, other) == 200
         assert not (server.data_dir / "owner-token").exists()
 
 
-def test_a_preset_that_is_too_short_is_refused_and_not_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_preset_that_is_too_short_is_refused_and_not_shown(tmp_path: Path, workers: str) -> None:
+    arguments = ("--workers", workers)
     with pytest.raises(ServerFailed) as caught:
-        OverlayServer(LONELY, tmp_path, env={"PYPI_OVERLAY_OWNER_TOKEN": "hunter2"}).start()
+        ForkedServer(
+            LONELY, tmp_path, arguments=arguments, env={"PYPI_OVERLAY_OWNER_TOKEN": "hunter2"}
+        ).start()
     assert caught.value.returncode == 1
+    assert "PYPI_OVERLAY_OWNER_TOKEN" in caught.value.log or "owner token" in caught.value.log
     assert "hunter2" not in caught.value.log
     assert "Traceback" not in caught.value.log
 
@@ -113,7 +119,7 @@ def test_the_configuration_file_is_the_named_one_then_the_environments_then_that
 
 def test_a_faulty_configuration_is_told_whole_and_nothing_starts(tmp_path: Path) -> None:
     config = {**LONELY, "groups": {"acme": {"policy": {"forward": "maybe"}}, "simple": {}}, "nonsense": 1}
-    server = OverlayServer(config, tmp_path)
+    server = ForkedServer(config, tmp_path)
     with pytest.raises(ServerFailed) as caught:
         server.start()
     assert caught.value.returncode == 1
@@ -126,7 +132,7 @@ def test_a_namespace_that_holds_something_may_not_vanish_from_the_file(tmp_path:
     groups = {"acme": {"visibility": "public", "projects": {"widgets": {}}}}
     env = {"PYPI_OVERLAY_OWNER_TOKEN": PRESET}
     filename, content = make_wheel("gears", "1.0")
-    with OverlayServer({**LONELY, "groups": groups}, tmp_path, env=env) as server:
+    with ForkedServer({**LONELY, "groups": groups}, tmp_path, env=env) as server:
         body = upload(filename, content)
         done = Wire(server.url).send("POST", "/acme/widgets", token=PRESET, headers=FORM_TYPE, body=body)
         assert done.status == 201

@@ -22,6 +22,7 @@ from proxy.observe.logs import make_logger
 from proxy.server.worker import watched
 from tests.server.conftest import LONELY, PRESET, Start, Unconfigured, await_log
 from tests.support.clients import Client, installed
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, ServerFailed
 from tests.support.waiting import free_port, wait_until
 from tests.support.wheels import make_wheel
@@ -171,7 +172,7 @@ def test_a_data_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = {**LONELY, "storage": {"data_dir": str(tmp_path / "file" / "data")}}
     with pytest.raises(ServerFailed) as caught:
-        OverlayServer(config, tmp_path / "server").start()
+        ForkedServer(config, tmp_path / "server").start()
     assert caught.value.returncode == 1
     assert f"error: {tmp_path / 'file' / 'data'}: the data directory cannot be used" in caught.value.log
     assert "check storage.data_dir" in caught.value.log
@@ -206,7 +207,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 def over_tls(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverlayServer]:
     config = {**LONELY, **tls.settings(), "projects": {"default": {}}}
     env = {"PYPI_OVERLAY_OWNER_TOKEN": PRESET}
-    with OverlayServer(config, tmp_path_factory.mktemp("over-tls"), env=env) as server:
+    with ForkedServer(config, tmp_path_factory.mktemp("over-tls"), env=env) as server:
         yield server
 
 
@@ -315,7 +316,7 @@ def trusting(tmp_path_factory: pytest.TempPathFactory) -> Any:
     class Servers(dict[str, OverlayServer]):
         def __missing__(self, key: str) -> OverlayServer:
             config = {**LONELY, "server": {"trusted_proxies": json.loads(key)}, "log": {"format": "json"}}
-            self[key] = server = OverlayServer(config, tmp_path_factory.mktemp("trusting"))
+            self[key] = server = ForkedServer(config, tmp_path_factory.mktemp("trusting"))
             server.start()
             return server
 

@@ -38,6 +38,7 @@ EXPECTED = {
     errors.NoSuchFile: 404,
     errors.AlreadyExists: 400,
     errors.StillInUse: 409,
+    errors.Outdated: 503,
     errors.TooLarge: 413,
     errors.UpstreamError: 502,
     errors.UpstreamUnreachable: 502,
