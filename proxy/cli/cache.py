@@ -1,50 +1,48 @@
-"""`cache`: how much is kept of what upstreams answered, whether it is sound, and forgetting it."""
+"""`cache`: how much is kept of what upstreams answered, whether it is sound, forgetting it, and fetching it ahead."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
 from proxy.cache.purge import Purged
-from proxy.cache.purge import purge as purge_cache
-from proxy.cache.verify import Progress, Verified, count_damaged
-from proxy.cache.verify import verify as verify_cache
+from proxy.cache.verify import Verified
 from proxy.cli import output
 from proxy.cli.opening import run
-from proxy.cli.options import Branch, Invocation, may_ask, pass_invocation
-from proxy.cli.output import Item
-from proxy.domain.moments import iso
+from proxy.cli.options import NAMESPACE, Branch, Invocation, may_ask, pass_invocation
 from proxy.domain.names import parse_name
+from proxy.domain.namespaces import NamespacePath
+from proxy.domain.requirements import (
+    LeftOut,
+    Need,
+    Needs,
+    limited,
+    parse_lock,
+    parse_requirement,
+    parse_requirements,
+)
+from proxy.errors import InvalidInput
+from proxy.index import upkeep
 from proxy.index.instance import Instance
+from proxy.index.warm import Warmed, warm
+
+_LONGEST_FILE = 64 << 20
+"""Bytes of a requirements or lock file."""
+_MOST_FILES = 100
+"""Requirements files that may name each other."""
 
 
 @click.group(cls=Branch)
 def cache() -> None:
-    """Show, check and empty the cache of upstream pages and files."""
+    """Show, check, fill and empty the cache of pages and files."""
 
 
 @cache.command("stats", short_help="Show how much is cached.")
 @pass_invocation
 def stats(invocation: Invocation) -> None:
     """Show how much the cache holds."""
-
-    async def act(instance: Instance) -> Item:
-        files = instance.files.stats()
-        pages, negative = instance.pages.count()
-        return {
-            "files": files.files,
-            "bytes": files.bytes,
-            "max_bytes": instance.snapshot.cache.max_size,
-            "pages": pages,
-            "negative": negative,
-            "oldest_use": iso(files.oldest_use),
-            "damaged": count_damaged(instance.layout),
-        }
-
-    found = run(invocation, act)
+    found = run(invocation, upkeep.stats)
     if invocation.json:
         output.print_json(found)
         return
@@ -71,8 +69,9 @@ def verify(invocation: Invocation, repair: bool) -> None:
     """
 
     async def act(instance: Instance) -> Verified:
-        with _progress("Verifying") as progress:
-            return verify_cache(instance.layout, instance.cache, repair=repair, progress=progress)
+        with output.progress("Verifying") as show:
+            progress = None if show is None else lambda done, total: show(done, total, "")
+            return upkeep.verify(instance, repair=repair, progress=progress)
 
     found = run(invocation, act)
     if invocation.json:
@@ -102,20 +101,6 @@ def verify(invocation: Invocation, repair: bool) -> None:
         output.stop(output.FAILED)
 
 
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Progress | None]:
-    """Show how far something is, where there is a terminal to show it on."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 @cache.command("purge", short_help="Forget cached pages and files.")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Forget all pages and files.")
@@ -137,12 +122,143 @@ def purge(invocation: Invocation, names: tuple[str, ...], everything: bool, yes:
 
     async def act(instance: Instance) -> Purged:
         wanted = None if everything else [parse_name(name) for name in names]
-        return purge_cache(
-            instance.pages, instance.upstream_documents, instance.files, instance.known_names, wanted
-        )
+        return upkeep.purge(instance, wanted)
 
     purged = run(invocation, act)
     if invocation.json:
         output.print_json({"pages": purged.pages, "files": purged.files})
     else:
         output.tell(f"{output.count(purged.pages, 'page')} and {output.count(purged.files, 'file')} purged")
+
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+@cache.command("warm", short_help="Fetch pages and files before anybody asks.")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--index", type=NAMESPACE, default="/", metavar="I", help="By the rules of this index. [/]")
+@click.option(
+    "-r",
+    "--requirement",
+    "requirements",
+    type=_FILE,
+    multiple=True,
+    help="A requirements.txt; may be repeated.",
+)
+@click.option(
+    "--lock", type=_FILE, multiple=True, help="A uv.lock, poetry.lock or pylock.toml; may be repeated."
+)
+@pass_invocation
+def warm_up(
+    invocation: Invocation,
+    names: tuple[str, ...],
+    index: NamespacePath,
+    requirements: tuple[Path, ...],
+    lock: tuple[Path, ...],
+) -> None:
+    """Fetch into the cache what installing needs: pages, files, and their metadata.
+
+    Of a lock file exactly the files that it names. Of a NAME or a requirement the page, and all files of the newest
+    version that meets it: wheels for every machine, and the sdist. What that depends on is not looked for; a
+    lock file has it all. Environment markers, and where a file says that things come from, count for nothing.
+
+    What the index does not serve from an upstream (private, claimed, refused by policy) is skipped. Ends with
+    status 1 if something could not be fetched.
+
+    \b
+    pypi-overlay cache warm requests 'django>=4.2,<6'
+    pypi-overlay cache warm --index acme --lock uv.lock
+    """  # noqa: D301
+    wanted = _wanted(names, requirements, lock)
+
+    async def act(instance: Instance) -> Warmed:
+        async def current() -> Instance:
+            return instance
+
+        with output.progress("Warming") as show:
+            if show is None:
+                return await warm(current, index, wanted)
+            return await warm(
+                current,
+                index,
+                wanted,
+                lambda warmed: show(
+                    warmed.done, warmed.total, f"{output.size(warmed.bytes)} {warmed.latest}"
+                ),
+            )
+
+    warmed = run(invocation, act)
+    if invocation.json:
+        output.print_json(warmed.shape)
+    else:
+        for name, reason in warmed.skipped:
+            output.tell(f"skipped {output.shown(name)}: {output.shown(reason)}")
+        for name, reason in warmed.errors:
+            output.tell(f"error: {output.shown(name)}: {output.shown(reason)}")
+        found = f"{output.count(warmed.names, 'name')}, {output.count(warmed.files, 'file')}"
+        output.tell(f"{found}, {output.size(warmed.bytes)}; {warmed.fetched} fetched now")
+    if warmed.errors:
+        output.stop(output.FAILED)
+
+
+def _wanted(names: tuple[str, ...], requirements: tuple[Path, ...], locks: tuple[Path, ...]) -> Needs:
+    """All that the arguments ask for.
+
+    Raises:
+        UsageError: of click; they ask for nothing.
+        InvalidInput: a file cannot be read, or is not in order.
+    """
+    if not (names or requirements or locks):
+        raise click.UsageError("expected names, --requirement or --lock")
+    needs = [parse_requirement(name) for name in names]
+    left_out: list[LeftOut] = []
+    for path in requirements:
+        found = _requirements_in(path)
+        needs += found.needs
+        left_out += found.left_out
+    for path in locks:
+        try:
+            found = parse_lock(_text_of(path))
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}: {error.message}", hint=error.hint) from error
+        needs += found.needs
+        left_out += found.left_out
+    return Needs(tuple(needs), tuple(left_out))
+
+
+def _requirements_in(first: Path) -> Needs:
+    """What a requirements file asks for, and those that it names with `-r`, within what they limit with `-c`."""
+    needs: list[Need] = []
+    limits: list[Need] = []
+    left_out: list[LeftOut] = []
+    seen: set[tuple[Path, bool]] = set()
+    waiting = [(first, False)]
+    while waiting:
+        path, only_limits = waiting.pop()
+        if (path.resolve(), only_limits) in seen:
+            continue
+        seen.add((path.resolve(), only_limits))
+        if len(seen) > _MOST_FILES:
+            raise InvalidInput(f"{first} leads to more than {_MOST_FILES} files")
+        found = parse_requirements(_text_of(path), str(path))
+        (limits if only_limits else needs).extend(found.needs.needs)
+        left_out += [] if only_limits else found.needs.left_out
+        for nested in found.nested:
+            if "://" in nested.path:
+                left_out.append(LeftOut(str(path), "names a file that lies at an address; it is not fetched"))
+            else:
+                waiting.append((path.parent / nested.path, only_limits or nested.only_limits))
+    return Needs(limited(needs, limits), tuple(left_out))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_FILE + 1)
+        if len(content) > _LONGEST_FILE:
+            raise InvalidInput(f"{path} is larger than {output.size(_LONGEST_FILE)}")
+        return content.decode()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8") from error

@@ -6,9 +6,10 @@ elsewhere they are plain text with aligned columns, whose values are never cut.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn, TypeAlias
 
 import click
@@ -160,6 +161,33 @@ def _print_error(message: str, hint: str, *, as_json: bool) -> None:
         click.echo(f"error: {shown(line)}", err=True)
     if hint:
         click.echo(f"  {shown(hint)}", err=True)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Show how far something is, where there is a terminal to show it on; else give None.
+
+    What is given takes how much is done, of how much, and a remark.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, remark="")
+        yield lambda done, total, remark: bar.update(
+            task, completed=done, total=total, remark=escape(shown(remark))
+        )
 
 
 def stop(status: int) -> NoReturn:

@@ -11,7 +11,7 @@ from proxy.domain.addresses import Api
 from proxy.domain.namespaces import ROOT
 from proxy.errors import NotFound
 from proxy.index.instance import Instance
-from proxy.web import admin_claims, admin_packages, admin_status, admin_tokens
+from proxy.web import admin_cache, admin_claims, admin_packages, admin_status, admin_tokens
 from proxy.web.callers import Callers
 from proxy.web.calls import Call, not_allowed
 
@@ -19,11 +19,18 @@ Route = Callable[[Call], Awaitable[web.Response]]
 
 _ROUTES: tuple[tuple[str, Mapping[str, Route]], ...] = (
     ("status", {"GET": admin_status.status}),
+    ("reload", {"POST": admin_status.reload}),
+    ("reload", {"POST": admin_status.reload}),
     ("tokens", {"GET": admin_tokens.list_all, "POST": admin_tokens.create}),
     ("tokens/{id}", {"DELETE": admin_tokens.revoke}),
     ("tokens/{id}/rotate", {"POST": admin_tokens.rotate}),
     ("claims", {"GET": admin_claims.list_all}),
     ("claims/{tenant}/{name}", {"DELETE": admin_claims.release}),
+    ("cache", {"GET": admin_cache.stats}),
+    ("cache/purge", {"POST": admin_cache.purge}),
+    ("cache/verify", {"POST": admin_cache.verify}),
+    ("cache/warm", {"POST": admin_cache.warm}),
+    ("jobs/{id}", {"GET": admin_cache.job}),
     ("packages", {"GET": admin_packages.list_all}),
     ("packages/{project}/{name}", {"DELETE": admin_packages.delete}),
     ("packages/{project}/{name}/status", {"PUT": admin_packages.set_status}),

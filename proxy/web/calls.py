@@ -119,19 +119,20 @@ class Call:
             hint="it takes a higher role there, or a token with the scope for it",
         )
 
-    async def body(self, kind: type[Body]) -> Body:
+    async def body(self, kind: type[Body], *, most: int = MAX_BODY) -> Body:
         """The JSON object that the request carries; none at all counts as `{}`.
 
         Args:
             kind: its keys; forbids unknown ones, so that no misspelt one is passed over.
+            most: bytes that it may have.
 
         Raises:
-            TooLarge: it has more than `MAX_BODY` bytes.
+            TooLarge: it has more than `most` bytes.
             InvalidInput: it is not JSON, or not of this kind, or stands still for too long.
         """
         if self.request.content_type not in _JSON_TYPES:
             raise InvalidInput("the body is not application/json", hint="send a JSON object")
-        raw = await read_body(self.request, self.instance, MAX_BODY)
+        raw = await read_body(self.request, self.instance, most)
         try:
             return msgspec.json.decode(raw or b"{}", type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

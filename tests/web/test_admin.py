@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load
+from proxy.index.instance import Running
 from proxy.observe.logs import make_logger
 from proxy.server.assembly import close_instance, open_instance
 from proxy.web.app import build
@@ -25,9 +26,9 @@ async def closed(tmp_path: Path) -> AsyncIterator[TestClient[Any, Any]]:
     """Give the application of an instance whose root is private."""
     file = tmp_path / "pypi-overlay.yaml"
     file.write_text(f"visibility: private\nstorage: {{data_dir: {tmp_path}/data}}\n")
-    instance = open_instance(compile_snapshot(load(str(file), {})))
+    instance = open_instance(compile_snapshot(load(str(file), {})), serving=True)
     client: TestClient[Any, Any] = TestClient(
-        TestServer(build(instance, make_logger("text", "info", io.StringIO())))
+        TestServer(build(Running(instance), make_logger("text", "info", io.StringIO())))
     )
     await client.start_server()
     yield client
