@@ -30,7 +30,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a measurement of a rate [3]")
     parser.add_argument("--runs", type=int, default=5, help="how often each is repeated; medians count [5]")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the real sizes, for a trial [1]")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="workers of the rows that are about several [2]"
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="what an earlier run wrote with --json: shown beside"
+    )
     options = parser.parse_args()
+    earlier = {"rows": [], "scale": options.scale}
+    if options.compare is not None:
+        earlier = json.loads(options.compare.read_text(encoding="utf-8"))
+    before = {row["name"]: Row.from_json(row) for row in earlier["rows"]}
     _allow_connections()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends as well
     begun = time.monotonic()
@@ -38,12 +48,20 @@ def main() -> None:
     failed: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-") as directory,
-        Stage(Path(directory), seconds=options.seconds, runs=options.runs, scale=options.scale) as stage,
+        Stage(
+            Path(directory),
+            seconds=options.seconds,
+            runs=options.runs,
+            scale=options.scale,
+            workers=options.workers,
+        ) as stage,
     ):
         if not can_pin():
             stage.notices.append("processes are not pinned: this machine has one core, or is not Linux")
         if options.scale != 1.0:
             stage.notices.append(f"sizes are {options.scale:g} of the real ones")
+        if earlier["scale"] != options.scale:
+            stage.notices.append(f"in the earlier run they were {earlier['scale']:g}: not to be compared")
         for name in options.only or WORKLOADS:
             print(f"{name} …", file=sys.stderr, flush=True)
             try:
@@ -56,7 +74,7 @@ def main() -> None:
             "disturbed: other programs had these cores for much of the time; trust the CPU µs"
         )
     took = time.monotonic() - begun
-    print(table(rows))
+    print(table(rows, before))
     for notice in stage.notices:
         print(f"- {notice}")
     print(f"- {options.runs} runs, {took:.0f} s in all")
@@ -70,6 +88,7 @@ def main() -> None:
             "runs": options.runs,
             "seconds": options.seconds,
             "scale": options.scale,
+            "workers": options.workers,
             "took": took,
             "notices": stage.notices,
             "rows": [row.as_json() for row in rows],

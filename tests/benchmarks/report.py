@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 COLUMNS = ("workload", "ours", "beside", "measured", "target", "met?", "CPU µs")
 
@@ -49,11 +49,19 @@ class Row:
         """All of it, for a file."""
         return {**asdict(self), "met": self.is_met}
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
+        """A row as `as_json` gave it, read back from a file."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in said.items() if name in known})
 
-def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+
+def table(rows: Sequence[Row], before: Mapping[str, Row] | None = None) -> str:
+    """Rows as a Markdown table; `before`: those of an earlier run by name, for a last column."""
+    columns = (*COLUMNS, "before") if before else COLUMNS
+    lines = [columns, ("---",) * len(columns)]
+    lines += [(*_cells(row), _as_before(before.get(row.name))) if before else _cells(row) for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in lines
@@ -69,6 +77,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     target = f"{bound} {_with_unit(row.target, row.measured_unit)}"
     ours = f"{_number(row.ours)} {row.unit}".rstrip()
     return row.workload, ours, reference, measured, target.rstrip(), met + doubts, _work(row)
+
+
+def _as_before(row: Row | None) -> str:
+    """What was measured then, and the microseconds that the server computed."""
+    if row is None or row.measured is None:
+        return "—"
+    work = "" if row.work is None else f", {_number(row.work[0])} µs"
+    return _with_unit(row.measured, row.measured_unit) + work
 
 
 def _work(row: Row) -> str:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urljoin, urlsplit
 
 from tests.benchmarks.cores import SERVER_CORE, pinned
@@ -26,7 +26,7 @@ HTML_TYPE = "text/html"
 class Stage:
     """Everything that runs. `nginx` is None where it is not installed."""
 
-    def __init__(self, directory: Path, *, seconds: float, runs: int, scale: float) -> None:
+    def __init__(self, directory: Path, *, seconds: float, runs: int, scale: float, workers: int = 2) -> None:
         """Write the corpus below `directory`; start nothing.
 
         Args:
@@ -34,9 +34,11 @@ class Stage:
             seconds: how long each measurement of a rate lasts.
             runs: how often each measurement is repeated, by turns with what it is compared with.
             scale: the part of the real sizes, 0 to 1.
+            workers: how many a server has where there is to be more than one.
         """
         self.seconds = seconds
         self.runs = runs
+        self.workers = workers
         self.corpus = Corpus(directory / "corpus", Sizes.scaled(scale), runs)
         self.notices: list[str] = []
         self.upstream = LocalUpstream(self.corpus.directory)
@@ -70,16 +72,23 @@ class Stage:
         return self._server
 
     @contextmanager
-    def fresh(self) -> Iterator[OverlayServer]:
+    def fresh(self, workers: int = 1) -> Iterator[OverlayServer]:
         """Give a server with an empty cache that has answered a page and a file already; it leaves nothing."""
         directory = self._directory / f"server-{next(self._numbers)}"
         upstreams = {"pypi": {"index_url": self.upstream.index_url, "file_hosts": [self.upstream.host]}}
-        config = {"upstreams": upstreams, "users": {"load": {}}, "cache": {"fresh_for": "1d"}}
+        config = {
+            "server": {"workers": workers},
+            "upstreams": upstreams,
+            "users": {"load": {}},
+            "cache": {"fresh_for": "1d"},
+        }
         server = OverlayServer(config, directory)
         with pinned(SERVER_CORE):
             server.start()
         try:
-            fetch(server.url, self.file(server, "small", self.corpus.wheel))
+            # The system deals connections out by chance: so many reach every worker.
+            for _ in range(1 if workers == 1 else 10 * workers):
+                fetch(server.url, self.file(server, "small", self.corpus.wheel))
             yield server
         finally:
             server.stop()
@@ -132,7 +141,7 @@ def fetch(url: str, path: str, headers: Mapping[str, str] | None = None) -> tupl
 
 def reset_peak(server: OverlayServer) -> int:
     """Forget the most memory that a server ever had (Linux); return what it has now, in bytes."""
-    process: Any = server._process
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="ascii")
+    for pid in server.pids:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
     return server.rss()

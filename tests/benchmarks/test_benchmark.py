@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,66 @@ def test_a_row_with_an_error_meets_no_target_and_one_with_nothing_beside_it_says
         "no, 1 errors",
         "?",
     ]
+
+
+def test_an_earlier_run_stands_beside_by_the_names_of_its_rows() -> None:
+    before = Row(name="a", workload="b", unit="/s", ours=9.0, target=0.5, measured=0.25, work=(480.4, None))
+    gone = Row(name="c", workload="d", unit="MB", ours=9.0, target=0.5, measured=97.0, measured_unit="MB")
+    read = {row.name: Row.from_json(json.loads(json.dumps(row.as_json()))) for row in (before, gone)}
+    now = [
+        Row(name=name, workload="b", unit="/s", ours=90.0, target=0.5, measured=0.9)
+        for name in ("a", "new", "c")
+    ]
+
+    assert [line.split("|")[-2].strip() for line in table(now, read).splitlines()] == [
+        "before",
+        "---",
+        "0.25, 480 µs",
+        "—",
+        "97 MB",
+    ]
+
+
+def test_heads_that_come_in_pieces_and_bodies_of_every_length_are_told_apart() -> None:
+    """A server that answers in odd pieces: what came must be counted to the byte."""
+    sizes = [0, 1, 5000, 20_000, 20_000, 300_000]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        answering = threading.Thread(target=_answer_in_pieces, args=(listening, sizes), daemon=True)
+        answering.start()
+        done = run(Job(port, [head("/")] * len(sizes)))
+        answering.join(10)
+
+    assert (done.requests, done.errors, done.bytes) == (len(sizes), 0, sum(sizes))
+
+
+def test_a_body_that_is_hashed_must_have_its_digest() -> None:
+    size = 300_000
+    digest = hashlib.sha256(b"y" * size).hexdigest()
+    errors = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        for sha256 in ("", digest, "0" * 64):
+            answering = threading.Thread(target=_answer_in_pieces, args=(listening, [size]), daemon=True)
+            answering.start()
+            errors.append(run(Job(port, [head("/")], bulk=True, sha256=sha256)).errors)
+            answering.join(10)
+
+    assert errors == [0, 0, 1]
+
+
+def _answer_in_pieces(listening: socket.socket, sizes: list[int]) -> None:
+    link, _ = listening.accept()
+    with link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for number, size in enumerate(sizes):
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n"):
+                asked += link.recv(4096)
+            filler = b"X-Filler: " + b"x" * number
+            answer = b"HTTP/1.1 200 OK\r\n%s\r\ncontent-length: %d\r\n\r\n" % (filler, size) + b"y" * size
+            # One of them in one piece; the heads of the others byte by byte, so that some are read in parts.
+            cut = 0 if number == 1 else answer.index(b"\r\n\r\n") + number
+            for place in range(cut):
+                link.sendall(answer[place : place + 1])
+            link.sendall(answer[cut:])
