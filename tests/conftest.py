@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.clients import Client
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer
 from tests.support.upstream import FakeUpstream
 
@@ -72,7 +73,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         def start(
             config: Mapping[str, Any], *, directory: Path | None = None, **options: Any
         ) -> OverlayServer:
-            server = OverlayServer(config, directory or tmp_path / f"server-{next(numbers)}", **options)
+            server = ForkedServer(config, directory or tmp_path / f"server-{next(numbers)}", **options)
             servers.callback(server.stop)
             server.start()
             return server

@@ -10,6 +10,7 @@ import pytest
 
 from tests.clients.talking import Done, fetch, index_url, log_end, log_of, statuses, succeeded
 from tests.support.clients import Client, installed
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
@@ -44,7 +45,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(public: FakeUpstream, place: Path) -> Iterator[Site]:
-    with OverlayServer(base_config(public) | SETTINGS, place / "server") as server:
+    with ForkedServer(base_config(public) | SETTINGS, place / "server") as server:
         yield Site(server, server.deploy_token("acme/widgets"), place / "dist")
 
 
@@ -119,7 +120,7 @@ def test_uv_keeps_an_upstream_page_for_as_long_as_the_operator_lets_it_and_a_pri
 ) -> None:
     public.add_file("kept-by-client", *make_wheel("kept-by-client", "1.0"))
     config = base_config(public) | SETTINGS | {"cache": {"client_max_age": "1h"}}
-    with OverlayServer(config, tmp_path / "server") as server:
+    with ForkedServer(config, tmp_path / "server") as server:
         site = Site(server, server.deploy_token("acme/widgets"), tmp_path / "dist")
         site.publish(wide, "not-kept", "1.0")
         succeeded(site.install(wide, "uv", "", fresh(), "kept-by-client", "not-kept"))

@@ -16,6 +16,7 @@ import pytest
 
 from tests.clients.talking import index_url, log_end, log_of, succeeded
 from tests.support.clients import Client, find_uv
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream, UpstreamRequest
 
@@ -72,7 +73,7 @@ def offering(public: FakeUpstream) -> FakeUpstream:
 
 @pytest.fixture(scope="module")
 def server(offering: FakeUpstream, place: Path) -> Iterator[OverlayServer]:
-    with OverlayServer(base_config(offering) | {"log": {"format": "json"}}, place / "server") as running:
+    with ForkedServer(base_config(offering) | {"log": {"format": "json"}}, place / "server") as running:
         yield running
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.clients.talking import index_url, succeeded
 from tests.support.clients import Client, installed
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import make_sdist, make_wheel
@@ -35,7 +36,7 @@ def gone(request: pytest.FixtureRequest, place: Path) -> Iterator[tuple[FakeUpst
         upstream.add_file("leaf", *make_wheel("leaf", "0.9"))
         upstream.add_file("leaf", *make_wheel("leaf", "1.0"))
         client = Client(place / f"home-{request.param}")
-        with OverlayServer(base_config(upstream) | NEVER_FRESH, place / f"server-{request.param}") as server:
+        with ForkedServer(base_config(upstream) | NEVER_FRESH, place / f"server-{request.param}") as server:
             for name, install in (("pip", client.pip_install), ("uv", client.uv_pip_install)):
                 target = place / f"{request.param}-{name}"
                 succeeded(install(target, index_url(server), "app"))

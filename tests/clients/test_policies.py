@@ -12,6 +12,7 @@ import pytest
 
 from tests.clients.talking import failed, fetch, files_below, index_url, succeeded
 from tests.support.clients import Client, installed
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, ServerFailed, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import make_wheel, write_wheel
@@ -44,7 +45,7 @@ def config(public: FakeUpstream, **vault: Any) -> dict[str, Any]:
 def site(public: FakeUpstream, place: Path) -> Iterator[Site]:
     for name in ("common", "banned", "acme-thing"):
         public.add_file(name, *make_wheel(name, "1.0"))
-    with OverlayServer(config(public), place / "server") as server:
+    with ForkedServer(config(public), place / "server") as server:
         wheel = write_wheel(place, "widgets", "1.0")
         login = server.deploy_token("acme/vault/widgets")
         uploader = Client(place / "uploader")
@@ -116,7 +117,7 @@ def test_what_an_ancestor_locks_cannot_be_overridden_and_the_server_refuses_the_
             "groups": {"team": {"groups": {"inner": {"policy": below}}}},
         }
     }
-    server = OverlayServer(base_config(public) | {"groups": groups}, tmp_path / "server")
+    server = ForkedServer(base_config(public) | {"groups": groups}, tmp_path / "server")
     with pytest.raises(ServerFailed) as refused:
         server.start()
     assert refused.value.returncode == 1
@@ -138,7 +139,7 @@ def test_a_locked_value_holds_below_where_nothing_is_said(
             "groups": {"team": {"visibility": "public", "projects": {"thing": {}}}},
         }
     }
-    with OverlayServer(base_config(public) | {"groups": groups}, tmp_path / "server") as server:
+    with ForkedServer(base_config(public) | {"groups": groups}, tmp_path / "server") as server:
         for base in ("acme/team", "acme/team/thing"):
             failed(wide.uv_pip_install(tmp_path / "site", index_url(server, base), "common"))
             shape = server.json("explain", base, "common")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.clients.talking import failed, fetch, files_below, index_url, links, succeeded
 from tests.support.clients import Client, installed, write_netrc
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import make_sdist, make_wheel, write_sdist, write_wheel
@@ -75,7 +76,7 @@ def build(public: FakeUpstream, server: OverlayServer, directory: Path) -> Site:
 
 @pytest.fixture(scope="module")
 def site(public: FakeUpstream, place: Path) -> Iterator[Site]:
-    with OverlayServer(base_config(public) | acme(), place / "server") as server:
+    with ForkedServer(base_config(public) | acme(), place / "server") as server:
         yield build(public, server, place / "dist")
 
 
@@ -274,7 +275,7 @@ def test_a_developer_of_another_project_cannot_publish_the_name(
 def test_after_deletion_the_name_is_451_and_no_client_gets_the_public_one(
     upstream: FakeUpstream, wide: Client, tmp_path: Path
 ) -> None:
-    with OverlayServer(base_config(upstream) | acme(), tmp_path / "server") as server:
+    with ForkedServer(base_config(upstream) | acme(), tmp_path / "server") as server:
         site = build(upstream, server, tmp_path / "dist")
         old = links(f"{server.url}/simple/widgets/", site.reader)
         done = server.run("package", "delete", "acme/widgets", "widgets", "--yes")

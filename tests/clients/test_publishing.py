@@ -13,6 +13,7 @@ import pytest
 
 from tests.clients.talking import Done, failed, fetch, index_url, succeeded, upload
 from tests.support.clients import Client, installed
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import make_wheel, write_sdist, write_wheel
@@ -59,7 +60,7 @@ def site(public: FakeUpstream, place: Path) -> Iterator[Site]:
         "projects": {"widgets": {"id": 42}, "sandbox": {}},
     }
     settings = {"users": {"reader": {}}, "limits": {"max_file_size": LIMIT}, "groups": {"acme": acme}}
-    with OverlayServer(base_config(public) | settings, place / "server") as server:
+    with ForkedServer(base_config(public) | settings, place / "server") as server:
         yield Site(server, server.deploy_token("acme"), server.token_for_user("reader"))
 
 

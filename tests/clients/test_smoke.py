@@ -12,6 +12,7 @@ import yaml
 
 from tests.clients.talking import failed, index_url, statuses, succeeded
 from tests.support.clients import Client, installed
+from tests.support.forked import ForkedServer
 from tests.support.server import ROOT, OverlayServer
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import write_wheel
@@ -30,7 +31,7 @@ def server(place: Path) -> Iterator[OverlayServer]:
     except OSError as error:
         pytest.skip(f"the real PyPI does not answer: {error}")
     trust = {name: os.environ[name] for name in TRUST if name in os.environ}
-    with OverlayServer({"log": {"format": "json"}}, place / "server", env=trust) as running:
+    with ForkedServer({"log": {"format": "json"}}, place / "server", env=trust) as running:
         yield running
 
 
@@ -72,7 +73,7 @@ def test_the_newest_pip_sees_a_private_version_at_once_and_revalidates_by_304(
     }
     with FakeUpstream() as upstream:
         settings = {"index_url": upstream.index_url, "file_hosts": [upstream.host]}
-        with OverlayServer({**config, "upstreams": {"pypi": settings}}, place / "private") as own:
+        with ForkedServer({**config, "upstreams": {"pypi": settings}}, place / "private") as own:
             index, login = index_url(own, "acme/widgets"), own.deploy_token("acme/widgets")
             trust = ("--trusted-host", own.url.removeprefix("http://"))
             seen: list[str] = []

@@ -11,6 +11,7 @@ import pytest
 
 from tests.clients.talking import failed, fetch, index_url, links, succeeded
 from tests.support.clients import Client, installed, write_netrc
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import write_wheel
@@ -79,7 +80,7 @@ READERS = ["personal", "personal that reads", "deploy of the group", "deploy of 
 @pytest.fixture(scope="module")
 def site(public: FakeUpstream, place: Path) -> Iterator[Site]:
     acme = {"members": {"alice": "developer"}, "projects": {"widgets": {}, "tools": {}}}
-    with OverlayServer(
+    with ForkedServer(
         base_config(public) | {"users": {"alice": {}}, "groups": {"acme": acme}}, place / "server"
     ) as server:
         site = Site(server)

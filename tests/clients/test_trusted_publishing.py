@@ -11,6 +11,7 @@ import trustme
 
 from tests.clients.talking import Done, failed, succeeded
 from tests.support.clients import Client, find_uv
+from tests.support.forked import ForkedServer
 from tests.support.issuer import LocalIssuer
 from tests.support.server import OverlayServer
 from tests.support.wheels import write_wheel
@@ -58,7 +59,7 @@ def server(place: Path, gitlab: LocalIssuer, github: LocalIssuer, authority: Pat
         },
         "groups": {"acme": {"projects": {"widgets": {"trust": trust}, "gears": {}}}},
     }
-    with OverlayServer(config, place / "server") as server:
+    with ForkedServer(config, place / "server") as server:
         yield server
 
 

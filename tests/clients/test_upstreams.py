@@ -13,6 +13,7 @@ import pytest
 
 from tests.clients.talking import failed, fetch, index_url, links, succeeded
 from tests.support.clients import Client, find_uv, installed
+from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
@@ -36,7 +37,7 @@ def server(public: FakeUpstream, second: FakeUpstream, place: Path) -> Iterator[
         "policy": {"upstreams": ["pypi", "second"]},
         "cache": {"fresh_for": "0s", "not_found_for": "0s", "stale_while_revalidate": "0s"},
     }
-    with OverlayServer(settings | rest, place / "server") as running:
+    with ForkedServer(settings | rest, place / "server") as running:
         yield running
 
 
@@ -312,7 +313,7 @@ def test_an_upstream_that_asks_for_credentials_gets_them_and_nobody_else_sees_th
     upstream.configure(username="us", password="open-sesame")
     wheel(upstream, "behind-login", "1.0")
     config = base_config(upstream, username="us", password="${SECRET}")
-    with OverlayServer(config, tmp_path / "server", env={"SECRET": "open-sesame"}) as server:
+    with ForkedServer(config, tmp_path / "server", env={"SECRET": "open-sesame"}) as server:
         succeeded(wide.pip_install(tmp_path / "site", index_url(server), "behind-login"))
         page = fetch(f"{index_url(server)}behind-login/").body.decode()
     assert installed(tmp_path / "site") == {"behind_login-1.0"}

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote, unquote, urljoin
 
 import aiohttp
@@ -30,12 +30,13 @@ from proxy.domain.access import Caller, CallerKind
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Kind, Namespace, NamespacePath
 from proxy.identity import tokens
-from proxy.index.instance import Instance
+from proxy.index.instance import Instance, Running
 from proxy.observe.logs import make_logger
 from proxy.registry import namespaces, packages
 from proxy.server.assembly import close_instance, open_instance
 from proxy.storage.database import Change
 from proxy.web.app import build
+from proxy.web.front import Fronts
 from tests.fake_upstream.app import FakeUpstream
 from tests.properties.strategies import NAMES, World, claims, worlds
 from tests.registry.making import new_file
@@ -341,6 +342,16 @@ async def _serve(app: web.Application, stack: AsyncExitStack) -> str:
     return "http://{}:{}".format(*runner.addresses[0][:2])
 
 
+async def _serve_behind_front(app: web.Application, stack: AsyncExitStack) -> str:
+    """Serve as a worker does: what was answered once comes from the front."""
+    fronts = Fronts(app, grace=1)
+    await fronts.start()
+    stack.push_async_callback(fronts.stop)
+    server = await asyncio.get_running_loop().create_server(fronts, "127.0.0.1", 0)
+    stack.callback(server.close)
+    return "http://{}:{}".format(*server.sockets[0].getsockname()[:2])
+
+
 class Overlay:
     """An instance of a world, answering over HTTP."""
 
@@ -355,7 +366,8 @@ class Overlay:
         """Fill the registry, make tokens, and serve until the stack ends."""
         stack.push_async_callback(close_instance, self._instance)
         self._instance.registry.change_now(self._fill)
-        self._base = await _serve(build(self._instance, make_logger("text", "error", io.StringIO())), stack)
+        app = build(Running(self._instance), make_logger("text", "error", io.StringIO()))
+        self._base = await _serve_behind_front(app, stack)
         self._session = await stack.enter_async_context(
             aiohttp.ClientSession(headers={"Accept-Encoding": "identity"}, auto_decompress=False)
         )
@@ -462,13 +474,24 @@ def fresh_data(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shutil.rmtree(copy, ignore_errors=True)
 
 
-async def _opened(world: World, upstream: Upstream, data: Path, stack: AsyncExitStack) -> Overlay:
-    """Serve a world in which every page is asked for anew each time: a page that is kept would hide a leak."""
+async def _opened(
+    world: World, upstream: Upstream, data: Path, stack: AsyncExitStack, *, keeps: bool = False
+) -> Overlay:
+    """Serve a world in which every page is asked for anew each time: a page that is kept would hide a leak.
+
+    Args:
+        keeps: in which nothing is asked for twice, instead: what is kept must not hide a claim.
+    """
     await upstream.start(stack)
+    fresh_for, not_found_for = ("1d", "1d") if keeps else ("0s", "0s")
     config = {
         **world.config,
         "upstreams": {"pypi": upstream.settings},
-        "cache": {"fresh_for": "0s", "not_found_for": "0s", "stale_while_revalidate": "0s"},
+        "cache": {
+            "fresh_for": fresh_for,
+            "not_found_for": not_found_for,
+            "stale_while_revalidate": "0s",
+        },
     }
     instance = open_instance(replace(snapshot_of(config), data_dir=str(data)))
     overlay = Overlay(world, instance)
@@ -477,12 +500,15 @@ async def _opened(world: World, upstream: Upstream, data: Path, stack: AsyncExit
     return overlay
 
 
+Example: TypeAlias = tuple[World, bool, Sequence[Ask], Mapping[Name, Sequence[str]], Sequence[Ask]]
+
+
 @st.composite
-def _examples(draw: st.DrawFn) -> tuple[World, Sequence[Ask], Mapping[Name, Sequence[str]], Sequence[Ask]]:
-    """Draw a world, requests, what is published and deleted then, and more requests."""
+def _examples(draw: st.DrawFn) -> Example:
+    """Draw a world, whether it keeps answers, requests, what is published and deleted then, and more requests."""
     world = draw(worlds())
     asks = st.lists(_ASKS, min_size=ASKS, max_size=ASKS)
-    return world, draw(asks), draw(claims(world.tree)), draw(asks)
+    return world, draw(st.booleans()), draw(asks), draw(claims(world.tree)), draw(asks)
 
 
 async def _judge(overlay: Overlay, upstream: Upstream, ask: Ask) -> None:
@@ -513,17 +539,21 @@ async def _judge(overlay: Overlay, upstream: Upstream, ask: Ask) -> None:
 def test_a_claimed_name_is_never_asked_upstream_by_any_route(
     upstream: Upstream,
     fresh_data: Callable[[], Path],
-    example: tuple[World, Sequence[Ask], Mapping[Name, Sequence[str]], Sequence[Ask]],
+    example: Example,
 ) -> None:
-    world, before, later, after = example
+    world, keeps, before, later, after = example
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
-            overlay = await _opened(world, upstream, fresh_data(), stack)
+            overlay = await _opened(world, upstream, fresh_data(), stack, keeps=keeps)
             for ask in (*before, *overlay.every_page()):
                 await _judge(overlay, upstream, ask)
+            # What was answered once is given by the front, before and behind the change.
+            again = before if keeps else ()
+            for ask in again:
+                await _judge(overlay, upstream, ask)
             await overlay.claim(later)
-            for ask in (*after, *overlay.every_page()):
+            for ask in (*again, *after, *overlay.every_page()):
                 await _judge(overlay, upstream, ask)
 
     asyncio.run(run())

@@ -9,11 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import yaml
 
@@ -31,7 +32,7 @@ def base_config(upstream: FakeUpstream, **settings: Any) -> dict[str, Any]:
     `settings` are more keys of `upstreams.pypi`. Top-level keys are joined by the caller:
     `base_config(upstream) | {"groups": {"acme": {}}}`.
     """
-    pypi = {"index_url": upstream.index_url, "file_hosts": [upstream.host]}
+    pypi = {"index_url": upstream.index_url, "file_hosts": [upstream.host], "retries": 0}
     return {"upstreams": {"pypi": pypi | settings}}
 
 
@@ -42,6 +43,17 @@ class ServerFailed(AssertionError):
         super().__init__(f"the server ended with status {returncode}:\n{log}")
         self.returncode = returncode
         self.log = log
+
+
+class Program(Protocol):
+    """A process, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
 
 
 class OverlayServer:
@@ -80,7 +92,7 @@ class OverlayServer:
         self._arguments = arguments
         self._env = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         self._env |= {"HOME": str(directory), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Program | None = None
         self.configure(config)
 
     def __enter__(self) -> Self:
@@ -104,21 +116,15 @@ class OverlayServer:
         assert self._process is None, "it runs already"
         with self.log_file.open("ab") as log:
             begin = log.tell()
-            self._process = subprocess.Popen(
-                [*self._command("serve"), "--listen", self._listen, *self._arguments],
-                cwd=self._directory,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            command = [*self._command("serve"), "--listen", self._listen, *self._arguments]
+            self._process = self._start(command, log)
         process = self._process
 
         def said() -> re.Match[str] | None:
             found = LISTENING.search(self.log_text(begin))
             if found is None and process.poll() is not None:
                 self._process = None
-                raise ServerFailed(process.returncode, self.log_text(begin))
+                raise ServerFailed(process.wait(), self.log_text(begin))
             return found
 
         try:
@@ -169,8 +175,51 @@ class OverlayServer:
 
     def reload_by_signal(self) -> None:
         """Send SIGHUP, which asks for the configuration file to be read anew."""
+        self.send_signal(signal.SIGHUP)
+
+    def reload(self) -> None:
+        """Have the configuration file read anew, as its owner; return once every worker has it.
+
+        Raises:
+            AssertionError: it was refused.
+        """
+        request = urllib.request.Request(
+            f"{self.url}/api/v1/reload",
+            data=b"",
+            headers={"Authorization": f"Bearer {self.owner_token()}"},
+        )
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(request, timeout=60):
+                return
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process that was started, which several workers have as their supervisor."""
         assert self._process is not None, "it does not run"
-        self._process.send_signal(signal.SIGHUP)
+        self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
+    def worker_pids(self) -> dict[int, int]:
+        """Return the processes of several workers by their numbers (Linux)."""
+        import pytest
+
+        if not sys.platform.startswith("linux"):
+            pytest.skip("processes are read from /proc")
+        assert self._process is not None, "it does not run"
+        found = {}
+        for pid in _family(self._process.pid)[1:]:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+                name = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2]
+                if name.startswith(b"worker-"):
+                    found[int(name.removeprefix(b"worker-"))] = pid
+        return found
 
     def log_text(self, begin: int = 0) -> str:
         """Return what all starts wrote to standard output and error, from a byte offset on."""
@@ -180,16 +229,7 @@ class OverlayServer:
 
     def run(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002  # as in subprocess
         """Run a command on the same configuration and data, whether the server runs or not."""
-        return subprocess.run(
-            self._command(*arguments),
-            cwd=self._directory,
-            env=self._env,
-            input=input if input is not None else "",
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return self._run(self._command(*arguments), input or "")
 
     def json(self, *arguments: str) -> Any:
         """Run a command with `--json` and return what it printed. Raises AssertionError where it fails."""
@@ -234,13 +274,23 @@ class OverlayServer:
         token: str = self.make_token(**wanted)["token"]
         return token
 
+    @property
+    def pids(self) -> list[int]:
+        """The ids of the server's process and of those that it started, itself first (Linux)."""
+        assert self._process is not None, "it does not run"
+        return _family(self._process.pid)
+
     def rss(self) -> int:
         """Return the memory resident now, in bytes, of the server and the processes it started (Linux)."""
-        return self._memory("VmRSS")
+        return sum(self._memory("VmRSS"))
+
+    def largest_rss(self) -> int:
+        """Return the memory resident now, in bytes, of that of its processes that has most (Linux)."""
+        return max(self._memory("VmRSS"))
 
     def peak_rss(self) -> int:
         """Return the most memory that was ever resident, in bytes, over the server's processes (Linux)."""
-        return self._memory("VmHWM")
+        return sum(self._memory("VmHWM"))
 
     def worked(self) -> float:
         """Return the seconds that the server's threads have computed so far (Linux)."""
@@ -255,13 +305,34 @@ class OverlayServer:
                 spent += int((task / "schedstat").read_text(encoding="ascii").split()[0])
         return spent / 1e9
 
-    def _memory(self, field: str) -> int:
+    def _start(self, command: list[str], log: BinaryIO) -> Program:
+        return subprocess.Popen(
+            command,
+            cwd=self._directory,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+    def _run(self, command: list[str], given: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self._directory,
+            env=self._env,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def _memory(self, field: str) -> list[int]:
         import pytest
 
         if not sys.platform.startswith("linux"):
             pytest.skip("memory is read from /proc")
-        assert self._process is not None, "it does not run"
-        return sum(_memory(pid, field) for pid in _family(self._process.pid))
+        return [_memory(pid, field) for pid in self.pids]
 
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "proxy", *arguments, "--config", str(self.config_file)]
@@ -269,7 +340,10 @@ class OverlayServer:
 
 def _family(pid: int) -> list[int]:
     """Return a process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except (FileNotFoundError, ProcessLookupError):  # one that has just ended
+        return []
     return [pid, *(one for child in children for one in _family(int(child)))]
 
 

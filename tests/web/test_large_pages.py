@@ -14,7 +14,8 @@ from typing import Self
 
 import pytest
 
-from tests.support.server import OverlayServer, base_config
+from tests.support.forked import ForkedServer
+from tests.support.server import base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
 from tests.support.wheels import make_wheel
@@ -87,7 +88,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             "listed": {"visibility": "public", "policy": {"list_upstream": True}},
             "open": {"visibility": "public", "projects": {"tools": {}}},
         }
-        with OverlayServer({**base_config(upstream), "groups": groups}, directory) as server:
+        with ForkedServer({**base_config(upstream), "groups": groups}, directory) as server:
             house = House(server, upstream)
             for name in ("long", "many"):
                 house.publish("open/tools", name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.server import OverlayServer
+from tests.support.forked import ForkedServer
 from tests.support.upstream import FakeUpstream
 from tests.web.house import House, config
 from tests.web.wire import HTML, HTML_V1, JSON, Answer, receive
@@ -42,7 +42,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             upstream.add_project(name)
         settings = config(upstream, groups=GROUPS)
         settings["upstreams"]["second"] = {"index_url": f"{upstream.url}/second/simple/"}
-        with OverlayServer(settings, directory) as server:
+        with ForkedServer(settings, directory) as server:
             yield House(server, upstream)
 
 

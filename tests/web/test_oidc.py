@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.forked import ForkedServer
 from tests.support.issuer import GITHUB, LocalIssuer, make_key, sign
-from tests.support.server import OverlayServer
 from tests.web import forms
 from tests.web.house import House, keep_house
 from tests.web.wire import Answer, Wire
@@ -247,7 +247,7 @@ def test_while_the_issuer_is_down_it_is_trouble_and_not_wrong_credentials(
     text = issuer.token(**GITHUB)
     issuer.is_down = True
     try:
-        with OverlayServer(config, tmp_path) as server:
+        with ForkedServer(config, tmp_path) as server:
             wire = Wire(server.url)
             body = json.dumps({"token": text}).encode()
             answer = wire.send("POST", "/_/oidc/mint-token", body=body)
@@ -262,7 +262,7 @@ def test_while_the_issuer_is_down_it_is_trouble_and_not_wrong_credentials(
 
 
 def test_without_issuers_both_addresses_are_a_plain_404(tmp_path: Path) -> None:
-    with OverlayServer({}, tmp_path) as server:
+    with ForkedServer({}, tmp_path) as server:
         wire = Wire(server.url)
         answers = [
             wire.get("/_/oidc/audience"),
