@@ -132,7 +132,7 @@ class Files:
         self._now = now
         self._metrics = metrics
         self._transfers: dict[tuple[str, str, str], Transfer] = {}
-        self._leaders: set[asyncio.Task[None]] = set()
+        self._leaders: dict[asyncio.Task[None], Transfer] = {}
         self._left_behind: list[Transfer] = []
         self._background = {
             name: asyncio.Semaphore(max(1, int(upstream.settings.max_connections * _BACKGROUND_SHARE)))
@@ -250,7 +250,7 @@ class Files:
                 offset = 0
                 while not transfer.done:
                     offset = await transfer.past(offset)
-                leaders = [one for one in self._leaders if one.get_name() == f"transfer {record.key}"]
+                leaders = [leader for leader, led in self._leaders.items() if led is transfer]
                 if background and leaders:
                     await asyncio.wait(leaders)
                 # A transfer that is done knows the digest of what it brought.
@@ -294,8 +294,8 @@ class Files:
         transfer = Transfer(self._upstreams[upstream], record, self._layout, self._make_room)
         self._transfers[key] = transfer
         leader = asyncio.create_task(self._bring(transfer, record), name=f"transfer {record.key}")
-        self._leaders.add(leader)
-        leader.add_done_callback(self._leaders.discard)
+        self._leaders[leader] = transfer
+        leader.add_done_callback(self._leaders.pop)
         return transfer
 
     async def close(self) -> None:
