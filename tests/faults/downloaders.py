@@ -13,8 +13,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
@@ -28,6 +26,7 @@ from proxy.storage.database import Database
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
 from proxy.upstream.client import Upstream
+from tests.support.killed import Killed
 
 
 class Download(msgspec.Struct, frozen=True):
@@ -38,16 +37,17 @@ class Download(msgspec.Struct, frozen=True):
     error: str
 
 
-class Downloader:
+class Downloader(Killed[bytes]):
     """One such process. Leaving the `with` block kills it (SIGKILL)."""
 
     def __init__(self, data_dir: Path, index_url: str) -> None:
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.downloaders", str(data_dir), index_url],
             cwd=Path(proxy.__file__).parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
+        super().__init__(process)
 
     def begin(self, record: FileRecord) -> None:
         """Have it download a file."""
@@ -62,25 +62,9 @@ class Downloader:
         assert line, f"it ended with status {self._process.wait()}"
         return msgspec.json.decode(line, type=Download)
 
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self._process.kill()
-        self._process.wait()
-
     def stop(self) -> None:
         """Have it stand still, with all that it holds, until `kill`."""
         self._process.send_signal(signal.SIGSTOP)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def _now() -> datetime:

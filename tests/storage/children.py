@@ -6,10 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import proxy
+from tests.support.killed import Killed
 
 PRELUDE = """
 import signal, sys, time
@@ -34,18 +33,19 @@ def add(change, path):
 """
 
 
-class Child:
+class Child(Killed[str]):
     """A process that runs `code` after `PRELUDE`. Leaving the `with` block kills it (SIGKILL)."""
 
     def __init__(self, data_dir: str, code: str) -> None:
         root = Path(proxy.__file__).parent.parent
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + code, data_dir],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(root)},
             text=True,
         )
+        super().__init__(process)
         self.pid = self._process.pid
 
     def hear(self) -> str:
@@ -61,22 +61,6 @@ class Child:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def kill(self) -> None:
-        """End it as a power cut would, and wait until it is gone."""
-        self._process.kill()
-        self._process.wait()
-
     def end(self) -> int:
         """Wait for it to end by itself; its exit status."""
         return self._process.wait(30)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
