@@ -10,17 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from proxy.domain.namespaces import (
-    Jobs,
-    Kind,
-    Namespace,
-    NamespacePath,
-    Role,
-    Tree,
-    Visibility,
-    is_within,
-    lineage,
-)
+from proxy.domain.namespaces import Jobs, Kind, Namespace, NamespacePath, Tree, Visibility, is_within, lineage
+from proxy.domain.roles import Role
 from proxy.domain.trust import Identity
 
 
@@ -85,6 +76,8 @@ class Caller:
 ANONYMOUS = Caller(CallerKind.ANONYMOUS)
 OPERATOR = Caller(CallerKind.OWNER, "operator")
 """Whoever runs a command on the machine: may do everything, as the owner token."""
+STARTING = Caller(CallerKind.OWNER, "start")
+"""Who does what the start of a server does."""
 
 
 @dataclass(frozen=True, slots=True)

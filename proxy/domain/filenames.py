@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal, TypeAlias
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
@@ -40,6 +41,10 @@ _USUAL = re.compile(
     rf"|([A-Za-z0-9][A-Za-z0-9._-]*)-{_USUAL_VERSION}\.tar\.gz)\Z",
     re.ASCII,
 )
+
+
+FileType: TypeAlias = Literal["wheel", "sdist", "other"]
+"""What `file_types` of a policy calls a file."""
 
 
 class Kind(StrEnum):
@@ -151,6 +156,13 @@ def _parse_sdist(filename: str) -> Distribution:
         ) from error
 
 
+def file_type(filename: str) -> FileType:
+    """What it is by its suffix; an sdist ends in `.tar.gz` or `.zip`."""
+    if filename.endswith(".whl"):
+        return "wheel"
+    return "sdist" if filename.endswith(_SDIST_SUFFIXES) else "other"
+
+
 def candidate_names(filename: str) -> tuple[Name, ...]:
     """The names whose page may list `filename`, the likeliest first; empty for what can be no distribution.
 
@@ -177,7 +189,8 @@ def candidate_names(filename: str) -> tuple[Name, ...]:
 def version_of(filename: str, name: Name) -> str | None:
     """The version as `filename` spells it, as far as it follows for a file of project `name`; else None.
 
-    The text need not be a version in the sense of PEP 440.
+    The text need not be a version in the sense of PEP 440. In the name of a wheel `_` stands for `-` (PEP 427), which
+    clients undo: `1.0_1` is 1.0-1 to them, equal to 1.0.post1.
     """
     stem = _stem(filename)
     if stem == filename or filename.endswith(".deb"):
@@ -192,7 +205,7 @@ def version_of(filename: str, name: Name) -> str | None:
         return None
     rest = stem[place + 1 :]
     if filename.endswith((".whl", ".egg", ".rpm")):
-        rest = rest.partition("-")[0]
+        rest = rest.partition("-")[0].replace("_", "-")
     elif "+" not in rest:
         rest = _PLATFORM.sub("", rest)
     return rest or None

@@ -7,9 +7,9 @@ lenient mode: a name is in the grammar or it is refused, never repaired (protoco
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NewType
+from typing import NewType, TypeAlias, TypeVar
 
 from proxy.errors import InvalidName
 
@@ -20,6 +20,8 @@ Name = NewType("Name", str)
 _GRAMMAR = re.compile(r"([A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9])\Z", re.IGNORECASE | re.ASCII)
 _SEPARATORS = re.compile(r"[-_.]+")
 _PATTERN_GRAMMAR = re.compile(r"[a-z0-9*]([a-z0-9*-]*[a-z0-9*])?\Z", re.ASCII)
+_STARS = re.compile(r"\*+")
+_LOOK_ALIKE = bytes.maketrans(b"lio", b"110")
 
 MAX_NAME_LENGTH = 512
 """Characters. PyPI's longest names are near 80; this bounds paths, keys and log lines."""
@@ -39,6 +41,19 @@ def parse_name(raw: str) -> Name:
     return Name(_SEPARATORS.sub("-", raw).lower())
 
 
+def look_alike_key(name: Name) -> str:
+    """What is equal for names that people take for each other: PyPI's ultranormal form (protocol T-HOMO).
+
+    Separators do not count, `l` and `i` are `1`, `o` is `0`.
+    """
+    return look_alike_keys(name.encode("ascii")).decode("ascii")
+
+
+def look_alike_keys(names: bytes) -> bytes:
+    """As `look_alike_key`, of many names with whatever stands between them that no name contains."""
+    return names.translate(_LOOK_ALIKE, b"-")
+
+
 def parse_pattern(raw: str) -> str:
     """Return a name pattern (`acme-*`, `*`) normalised as names are.
 
@@ -55,45 +70,129 @@ def parse_pattern(raw: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PatternSet:
-    """Normalised patterns in the order they were given; `match` finds the first that covers a name.
+    """Normalised patterns in the order they were given; `matches` finds those that cover a name.
 
-    Exact names are found by hash; only globs are scanned.
+    Exact names, beginnings (`acme-*`) and ends (`*-acme`) are found by hash; of the other globs only those are tried
+    of which the name has a piece. So it costs microseconds also among a hundred thousand.
     """
 
     patterns: tuple[str, ...]
-    _exact: dict[str, int]
-    _globs: tuple[tuple[int, re.Pattern[str]], ...]
+    _exact: Mapping[str, Sequence[int]]
+    _begins: _Edges
+    _ends: _Edges
+    _globs: _Globs
 
     @classmethod
     def of(cls, patterns: Iterable[str]) -> PatternSet:
         """Compile patterns that `parse_pattern` returned."""
         ordered = tuple(patterns)
-        exact: dict[str, int] = {}
-        globs: list[tuple[int, re.Pattern[str]]] = []
+        exact: dict[str, list[int]] = {}
+        begins: dict[str, list[int]] = {}
+        ends: dict[str, list[int]] = {}
+        globs: list[_Glob] = []
         for position, pattern in enumerate(ordered):
-            if "*" in pattern:
-                globs.append((position, _glob(pattern)))
+            if "*" not in pattern:
+                exact.setdefault(pattern, []).append(position)
+                continue
+            first, *middle, last = _STARS.split(pattern)
+            if not middle and not last:
+                begins.setdefault(first, []).append(position)
+            elif not middle and not first:
+                ends.setdefault(last, []).append(position)
             else:
-                exact.setdefault(pattern, position)
-        return cls(ordered, exact, tuple(globs))
+                globs.append((position, first, tuple(middle), last))
+        return cls(ordered, _frozen(exact), _Edges.of(begins), _Edges.of(ends), _Globs.of(globs))
 
-    def match(self, name: Name) -> int | None:
-        """The position of the first pattern that covers `name`, or None."""
-        best = self._exact.get(name)
-        for position, glob in self._globs:
-            if best is not None and best < position:
+    def matches(self, name: Name) -> list[int]:
+        """The positions of the patterns that cover `name`, in order."""
+        found = list(self._exact.get(name, ()))
+        length = len(name)
+        for size in self._begins.sizes:
+            if size > length:
                 break
-            if glob.match(name):
-                return position
-        return best
+            found += self._begins.positions.get(name[:size], ())
+        for size in self._ends.sizes:
+            if size > length:
+                break
+            found += self._ends.positions.get(name[length - size :], ())
+        if self._globs.tables:
+            found += self._globs.covering(name)
+        found.sort()
+        return found
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
-    """A glob as a regular expression that never backtracks: anybody may send a long name.
+_T = TypeVar("_T")
 
-    Each middle part is taken at its first occurrence, atomically, which is right for a glob; the last part is
-    anchored at the end.
+
+def _frozen(found: Mapping[str, list[_T]]) -> dict[str, tuple[_T, ...]]:
+    """The same with tuples, which the garbage collector passes over where they hold plain values."""
+    return {key: tuple(values) for key, values in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """Positions of globs by what they begin or end with, and the lengths of that in ascending order."""
+
+    positions: Mapping[str, Sequence[int]]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, positions: Mapping[str, list[int]]) -> _Edges:
+        return cls(_frozen(positions), tuple(sorted({len(edge) for edge in positions})))
+
+
+_Glob: TypeAlias = tuple[int, str, tuple[str, ...], str]
+"""A glob's position; what stands before its first star, between its stars, after its last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Globs:
+    """Globs of several literal parts, each to be found by one piece of a part.
+
+    `tables`: length of the pieces → piece → the globs that are tried where a name has it. Of the pieces of a glob the
+    one is taken that fewest others were found by, so that many globs alike in most parts are told apart by the rest.
     """
-    first, *middle, last = map(re.escape, re.sub(r"\*+", "*", pattern).split("*"))
-    steps = "".join(f"(?>[a-z0-9-]*?{part})" for part in middle)
-    return re.compile(rf"{first}{steps}[a-z0-9-]*{last}\Z", re.ASCII)
+
+    tables: Mapping[int, Mapping[str, Sequence[_Glob]]]
+
+    @classmethod
+    def of(cls, globs: Iterable[_Glob]) -> _Globs:
+        tables: dict[int, dict[str, list[_Glob]]] = {}
+        for glob in globs:
+            _, first, middle, last = glob
+            parts = (first, *middle, last)
+            size = min(_PIECE, max(map(len, parts)))
+            table = tables.setdefault(size, {})
+            pieces = (part[at : at + size] for part in parts for at in range(len(part) - size + 1))
+            rarest = min(pieces, key=lambda piece: len(table.get(piece, ())))
+            table.setdefault(rarest, []).append(glob)
+        return cls({size: _frozen(table) for size, table in tables.items()})
+
+    def covering(self, name: Name) -> Iterator[int]:
+        """The positions of the globs that cover `name`, in no order."""
+        for size, table in self.tables.items():
+            for piece in table.keys() & {name[at : at + size] for at in range(len(name) - size + 1)}:
+                for position, first, middle, last in table[piece]:
+                    if _fits(name, first, middle, last):
+                        yield position
+
+
+_PIECE = 4
+"""Characters of the pieces that globs are found by, where they have a part that is long enough."""
+
+
+def _fits(name: Name, first: str, middle: Iterable[str], last: str) -> bool:
+    """Whether the parts of a glob stand in `name` one after the other.
+
+    Each is taken at its first occurrence, which is right for a glob, and never looked for again: anybody may send a
+    long name.
+    """
+    if not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return at <= end

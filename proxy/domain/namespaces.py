@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import NewType
 
 from proxy.domain.names import Name
 from proxy.domain.policy import Policy, Rule, RuleSet
+from proxy.domain.roles import Role
 from proxy.domain.trust import TrustRule
 from proxy.errors import NoSuchNamespace
 
@@ -53,15 +55,6 @@ class Jobs(StrEnum):
     SELF = "self"
 
 
-class Role(IntEnum):
-    """What a user is in a namespace and everywhere below it; the highest counts."""
-
-    REPORTER = 1
-    DEVELOPER = 2
-    MAINTAINER = 3
-    OWNER = 4
-
-
 @dataclass(frozen=True, slots=True)
 class Namespace:
     """A group or project with everything that holds there.
@@ -75,6 +68,7 @@ class Namespace:
         packages: effective; False: no package address at or below it answers.
         jobs: effective; counts for projects.
         trust: of a project: whose identities may publish there.
+        at_root: of a tenant: whether the root shows and counts its names; elsewhere without meaning.
     """
 
     path: NamespacePath
@@ -87,6 +81,7 @@ class Namespace:
     packages: bool = True
     jobs: Jobs = Jobs.TENANT
     trust: tuple[TrustRule, ...] = ()
+    at_root: bool = True
 
     @property
     def is_root(self) -> bool:
@@ -140,7 +135,8 @@ class Tree:
                 for above in lineage(namespace.path):
                     below[above].append(namespace)
         self._projects = {path: tuple(projects) for path, projects in below.items()}
-        self._reserves = {owner: RuleSet.of(rules) for owner, rules in reserves.items() if rules}
+        self._reserves = RuleSet.of(rule for rules in reserves.values() for rule in rules)
+        self._reservers = tuple(owner for owner, rules in reserves.items() for _ in rules)
 
     def __iter__(self) -> Iterator[Namespace]:
         return iter(self._by_path.values())
@@ -199,20 +195,25 @@ class Tree:
         """The projects at and below it, in file order."""
         return self._projects[namespace.path]
 
-    def reserved(self, owner: NamespacePath, name: Name) -> Rule | None:
-        """The rule by which this owner reserves `name`, or None."""
-        rules = self._reserves.get(owner)
-        return None if rules is None else rules.match(name)
+    def paths_within(self, namespace: Namespace) -> tuple[NamespacePath, ...]:
+        """Its path, and the former paths of it and of all below: whatever lies at or below one of them is its own."""
+        below = (each for each in self if is_within(each.path, namespace.path))
+        return (namespace.path, *(alias for each in below for alias in each.aliases))
 
-    def reserving_tenants(self, name: Name) -> Iterator[tuple[NamespacePath, Rule]]:
-        """Tenants that reserve `name`, in file order, each with its rule."""
-        for owner, rules in self._reserves.items():
-            rule = rules.match(name) if owner else None
-            if rule is not None:
-                yield owner, rule
+    def reserving(self, name: Name) -> Iterator[tuple[NamespacePath, Rule]]:
+        """Who reserves `name`, by which rules, void ones too: owner by owner in file order, the root's first."""
+        for position in self._reserves.positions(name):
+            yield self._reservers[position], self._reserves[position]
+
+    def reserved(self, owner: NamespacePath, name: Name, now: datetime) -> Rule | None:
+        """The first rule in force by which this owner reserves `name`."""
+        return next((r for at, r in self.reserving(name) if at == owner and not r.is_void(now)), None)
 
     def all_reserves(self) -> Iterator[tuple[NamespacePath, Rule]]:
         """Every reserve rule with its owner."""
-        for owner, rules in self._reserves.items():
-            for rule in rules.rules:
-                yield owner, rule
+        return zip(self._reservers, self._reserves, strict=True)
+
+    def counts_at_root(self, owner: NamespacePath) -> bool:
+        """Whether the names of an owner count at the root (contract 3, `at_root`)."""
+        tenant = self._by_path.get(owner)
+        return tenant is None or tenant.at_root

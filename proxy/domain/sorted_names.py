@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from proxy.domain.names import Name
+from proxy.domain.names import Name, look_alike_keys
 
 PIECE = 4000
 """Names that are handled in one go: a millisecond of work."""
@@ -65,6 +65,23 @@ class SortedNames:
     def position(self, name: Name, low: int = 0) -> int:
         """How many names stand before `name`, which need not be one of them; looked for from `low` on."""
         return bisect_left(range(len(self)), name, low, key=self.__getitem__)
+
+    def beginning(self, first: str) -> range:
+        """The positions of the names that begin with `first`, which a name may begin with; empty: all."""
+        # No name has a character behind "z".
+        return range(self.position(Name(first)), self.position(Name(f"{first}~")) if first else len(self))
+
+    def alike(self, keys: Collection[str]) -> Iterator[Name]:
+        """The names whose `look_alike_key` is one of `keys`, in order.
+
+        A tenth of a second of work for 700,000 names, however many keys there are: for a thread. No step of it takes
+        longer than a millisecond.
+        """
+        wanted = frozenset(key.encode("ascii") for key in keys)
+        for begin in range(0, len(self), PIECE):
+            found = look_alike_keys(self.text(begin, min(begin + PIECE, len(self)))).split(b"\n")
+            if not wanted.isdisjoint(found):
+                yield from (self[begin + at] for at, key in enumerate(found) if key in wanted)
 
     def text(self, begin: int, end: int) -> bytes:
         """The names from position `begin` up to `end`, each followed by a newline."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from proxy.domain.access import ANONYMOUS, OPERATOR, Action, Caller, CallerKind, Scope, may, role_of, sight
-from proxy.domain.namespaces import Kind, NamespacePath, Role, is_within, lineage
+from proxy.domain.namespaces import Kind, NamespacePath, is_within, lineage
+from proxy.domain.roles import Role
 from tests.properties.strategies import World, worlds
 from tests.support.trees import OWNER, deploy, job, tree_of, user
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import SEGMENT, Kind, NamespacePath, is_within, lineage, tenant_of
 from proxy.errors import NoSuchNamespace
-from tests.support.trees import tree_of
+from tests.support.trees import NOW, tree_of
 
 TREE = tree_of("""
     policy: {reserve: [corp-*]}
@@ -45,6 +47,12 @@ def test_namespaces_stand_in_the_order_of_the_file_parents_first() -> None:
         "acme",
         "acme/Widgets",
     ]
+
+
+def test_what_lies_within_a_namespace_has_its_path_or_a_former_one() -> None:
+    former = ["old", "older", "elsewhere/widgets", "zeta/gadgets"]
+    assert TREE.paths_within(TREE.find("zeta")) == (*paths("zeta", *former),)
+    assert TREE.paths_within(TREE.find("acme")) == ("acme",)
 
 
 def test_a_path_is_found_exactly() -> None:
@@ -128,20 +136,37 @@ def test_projects_are_those_at_and_below() -> None:
 
 
 def test_a_pattern_belongs_to_the_tenant_it_stands_in() -> None:
-    rule = TREE.reserved(NamespacePath("zeta"), parse_name("deep-x"))
+    rule = TREE.reserved(NamespacePath("zeta"), parse_name("deep-x"), NOW)
     assert rule is not None
     assert (rule.namespace, rule.text) == ("zeta/deep", "reserve deep-*")
     for owner in ("", "acme", "zeta/deep", "nothing"):
-        assert TREE.reserved(NamespacePath(owner), parse_name("deep-x")) is None
-    corp = TREE.reserved(NamespacePath(""), parse_name("Corp.X"))
+        assert TREE.reserved(NamespacePath(owner), parse_name("deep-x"), NOW) is None
+    corp = TREE.reserved(NamespacePath(""), parse_name("Corp.X"), NOW)
     assert corp is not None
     assert corp.namespace == ""
 
 
-def test_tenants_that_reserve_a_name_come_in_the_order_of_the_file() -> None:
-    found = [(owner, rule.namespace) for owner, rule in TREE.reserving_tenants(parse_name("shared"))]
-    assert found == [("zeta", "zeta"), ("acme", "acme")]
-    assert list(TREE.reserving_tenants(parse_name("corp-x"))) == []  # the root is no tenant
+def test_who_reserves_a_name_comes_in_the_order_of_the_file_the_root_first() -> None:
+    found = [(owner, rule.namespace) for owner, rule in TREE.reserving(parse_name("shared"))]
+    assert found == [("zeta", "zeta"), ("zeta", "zeta/deep"), ("acme", "acme")]
+    both = tree_of("policy: {reserve: ['*']}\ngroups: {a: {policy: {reserve: [x]}}}")
+    assert [owner for owner, _ in both.reserving(parse_name("x"))] == ["", "a"]
+    assert list(TREE.reserving(parse_name("nobody-s"))) == []
+
+
+def test_a_reserve_ends_at_its_moment() -> None:
+    tree = tree_of("groups: {a: {policy: {reserve: [{match: x*, until: 2026-11-21T12:00:00Z}, xy]}}}")
+    tenant, name = NamespacePath("a"), parse_name("xy")
+    before, after = (tree.reserved(tenant, name, moment) for moment in (NOW - timedelta(seconds=1), NOW))
+    assert before is not None
+    assert after is not None
+    assert (before.value, after.value) == ("x*", "xy")
+    assert [rule.value for _, rule in tree.reserving(name)] == ["x*", "xy"], "void ones too"
+
+
+def test_a_tenant_may_keep_its_names_out_of_the_root() -> None:
+    tree = tree_of("groups: {a: {at_root: false, groups: {b: {}}}, c: {}}")
+    assert [tree.counts_at_root(NamespacePath(owner)) for owner in ("a", "c", "")] == [False, True, True]
 
 
 def test_all_reserves_are_listed_with_their_owner() -> None:

@@ -7,8 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from proxy.domain.versions import MAX_VERSION_LENGTH, parse_version, version_key
-from proxy.errors import InvalidVersion
+from proxy.domain.versions import (
+    MAX_VERSION_LENGTH,
+    is_admitted,
+    is_denied,
+    is_same,
+    known_version,
+    parse_specifier,
+    parse_version,
+    public_key,
+    version_key,
+)
+from proxy.errors import InvalidInput, InvalidVersion
 
 number = st.integers(0, 3).map(str) | st.sampled_from(["00", "01", "10"])
 spelling = st.builds(
@@ -108,3 +118,57 @@ def test_any_text_is_a_version_or_refused(raw: str) -> None:
     assert raw.isascii()
     assert raw.strip() == raw
     assert str(version).isascii()
+
+
+def test_a_public_key_leaves_the_local_part_out() -> None:
+    assert [public_key(Version(text)) for text in ("1.0+acme.1", "1.0", "1.0rc1+acme")] == ["1", "1", "1rc1"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1.0", "v1", True),
+        ("1.0", "1.0+acme", False),
+        ("2004-x", "2004-x", True),
+        ("2004-x", "2004-X", False),
+    ],
+)
+def test_texts_spell_the_same_version_or_are_the_same(one: str, other: str, same: bool) -> None:
+    assert is_same(one, other) is same
+
+
+@pytest.mark.parametrize(
+    ("specifier", "version", "admitted", "denied"),
+    [
+        ("==1.0", "1.0.0", True, True),
+        ("==1.0", "1.1", False, False),
+        ("==1.0", "1.0+evil", False, True),
+        ("==1.*", "1.0+evil", False, True),
+        ("==1.0+acme", "1.0+acme", True, True),
+        ("==1.0+acme", "1.0", False, False),
+        ("!=1.0", "1.0", False, False),
+        ("!=1.0", "1.0+evil", False, True),
+        ("!=1.0,<1.1", "1.0+evil", False, True),
+        ("!=1.0,<0.9", "1.0+evil", False, False),
+        (">=4.2,<6", "5.0rc1", True, True),
+        (">=4.2,<6", "6.0rc1", False, False),
+        ("<2", "2.0.dev1", False, False),
+        ("<=2", "2.0.dev1", True, True),
+        (">=1", "1.0+acme", True, True),
+        (">=0", "2004-snapshot", False, True),
+        (None, "2004-snapshot", True, True),
+        (None, "1.0", True, True),
+    ],
+)
+def test_a_specifier_covers_pre_releases_and_what_is_unsure_in_denials_alone(
+    specifier: str | None, version: str, admitted: bool, denied: bool
+) -> None:
+    said = None if specifier is None else parse_specifier(specifier)
+    assert is_admitted(said, known_version(version)) is admitted
+    assert is_denied(said, known_version(version)) is denied
+
+
+@pytest.mark.parametrize("raw", ["4.2", ">=4.2;", ">=\u0664", "==1.0 or ==2.0", ">=1" * 200])
+def test_what_is_no_specifier_is_refused(raw: str) -> None:
+    with pytest.raises(InvalidInput, match="is not a version specifier"):
+        parse_specifier(raw)
