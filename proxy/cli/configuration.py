@@ -1,25 +1,30 @@
-"""`config`: is the file in order, does it fit the data, what does its schema say; and loading it anew."""
+"""`config`: is the file in order, does it fit the data, what holds by it, its schema; and loading it anew."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
+from proxy.cache.sightings import undated_upstreams
 from proxy.cli import output
-from proxy.cli.advice import advise
+from proxy.cli.advice import Seen, advise
 from proxy.cli.opening import load_snapshot
-from proxy.cli.options import Branch, Invocation, config_file, pass_invocation
+from proxy.cli.options import NAMESPACE, Branch, Invocation, config_file, pass_invocation
+from proxy.cli.replay import replay
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import Loaded, json_schema, load
+from proxy.domain.namespaces import NamespacePath
+from proxy.domain.policy import text_of
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import ConfigError, Problem, StorageError
 from proxy.index.crew import Reloaded
+from proxy.index.effective import effective_policy
 from proxy.registry import listing, namespaces
-from proxy.registry.listing import Claim
 from proxy.server.assembly import utc_now
 from proxy.server.control import order_reload
 from proxy.storage.database import Change, Database
@@ -30,7 +35,10 @@ from proxy.storage.migrations import HEADS, current_revision, upgrade
 
 @click.group(cls=Branch)
 def configuration() -> None:
-    """Check the configuration file; load it anew."""
+    """Check the configuration file, show what it means, load it anew."""
+
+
+configuration.add_command(replay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,23 +119,69 @@ def schema() -> None:
     output.print_json(json_schema())
 
 
+@configuration.command("show", short_help="Show the policy in force.")
+@click.argument("namespace", type=NAMESPACE, default="/")
+@pass_invocation
+def show(invocation: Invocation, namespace: NamespacePath) -> None:
+    """Show the policy that holds at NAMESPACE, and which line says so; without one, at the root.
+
+    Each entry of a list is a line of its own. What stands in "shipped defaults" is said by no file of yours.
+
+    \b
+    pypi-overlay config show
+    pypi-overlay config show acme/platform --json
+    """  # noqa: D301
+    tree = load_snapshot(invocation).tree
+    shape = effective_policy(tree, tree.find(namespace))
+    if invocation.json:
+        output.print_json(shape)
+        return
+    columns = {"Key": "key", "Value": "value", "Origin": "origin", "Locked by": "locked_by"}
+    output.print_table([*_rows(shape)], columns)
+
+
+def _rows(shape: Mapping[str, Any]) -> Iterator[output.Item]:
+    """The lines of a policy: one for a value, one for each entry of a list."""
+    for key, said in shape["values"].items():
+        for entry in said.get("entries") or [said]:
+            origin = entry["origin"]
+            end = "" if not entry.get("until") else f" until {entry['until'].removesuffix('T00:00:00Z')}"
+            reason = f": {entry['reason']}" if entry.get("reason") else ""
+            yield {
+                "key": key,
+                "value": _written(entry["value"]) + end + reason,
+                "origin": None if origin is None else f"{origin['file']}:{origin['line']}",
+                "locked_by": said["locked_by"],
+            }
+
+
+def _written(value: object) -> str:
+    """A value as the file has it, but for the quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return "[]" if value == "" else text_of(value)
+
+
 def find_problems(file: str | None) -> Findings:
     """Check the file by itself, then against the data that its data directory holds."""
+    now = utc_now()
     try:
         loaded = load(file, os.environ)
         snapshot = compile_snapshot(loaded)
-        claims = _try_on_data(snapshot)
+        seen = _try_on_data(snapshot)
     except ConfigError as error:
         return Findings(errors=error.problems)
     except StorageError as error:
         unseen = Problem(file or "", 0, "storage.data_dir", f"not checked against the data: {error}")
-        return Findings(warnings=(*advise(loaded, snapshot.tree, []), *_missing_files(loaded), unseen))
-    warnings = (*advise(loaded, snapshot.tree, claims), *_missing_files(loaded))
+        return Findings(
+            warnings=(*advise(loaded, snapshot.tree, Seen(), now), *_missing_files(loaded), unseen)
+        )
+    warnings = (*advise(loaded, snapshot.tree, seen, now), *_missing_files(loaded))
     return Findings(warnings=tuple(sorted(warnings, key=lambda each: each.line)))
 
 
 def _missing_files(loaded: Loaded) -> Iterator[Problem]:
-    """Files that the configuration names and that are not here; a warning, since it may be meant for elsewhere."""
+    """What the configuration names and is not here; a warning, since it may be meant for elsewhere."""
     config = loaded.config
     named: dict[tuple[str, ...], str | None] = {
         ("upstreams", name, "ca_file"): upstream.ca_file
@@ -141,18 +195,22 @@ def _missing_files(loaded: Loaded) -> Iterator[Problem]:
         if path is not None and not Path(path).is_file():
             origin = loaded.origin(keys)
             yield Problem(origin.file, origin.line, origin.path, "there is no such file here")
+    osv_dir = config.advisories.osv_dir
+    if osv_dir is not None and not Path(osv_dir).is_dir():
+        origin = loaded.origin(("advisories", "osv_dir"))
+        yield Problem(origin.file, origin.line, origin.path, "there is no such directory here")
 
 
 class _Tried(Exception):
     """Rolls back what was only tried, and carries out what was seen there."""
 
-    def __init__(self, claims: list[Claim]) -> None:
+    def __init__(self, seen: Seen) -> None:
         super().__init__()
-        self.claims = claims
+        self.seen = seen
 
 
-def _try_on_data(snapshot: Snapshot) -> list[Claim]:
-    """What the data claims under this configuration; empty where there is no data yet.
+def _try_on_data(snapshot: Snapshot) -> Seen:
+    """What the data tells under this configuration; empty where there is no data yet.
 
     The start that would follow is made in a transaction and undone, so both judge alike.
 
@@ -162,13 +220,13 @@ def _try_on_data(snapshot: Snapshot) -> list[Claim]:
     """
     layout = Layout(snapshot.data_dir)
     if not Path(layout.registry_database).exists():
-        return []
+        return Seen()
 
     def attempt(change: Change) -> None:
         if current_revision(change.connection) != HEADS["registry"]:
             upgrade(change.connection, "registry")
         namespaces.settle(change, snapshot.tree, utc_now(), file=snapshot.source)
-        raise _Tried(listing.claims(change.connection))
+        raise _Tried(Seen(listing.claims(change.connection), undated_upstreams(change.connection)))
 
     locks = Locks(layout)
     try:
@@ -176,9 +234,9 @@ def _try_on_data(snapshot: Snapshot) -> list[Claim]:
         try:
             registry.change_now(attempt)
         except _Tried as tried:
-            return tried.claims
+            return tried.seen
         finally:
             registry.close()
     finally:
         locks.close()
-    return []
+    return Seen()

@@ -1,4 +1,4 @@
-"""What can only be seen between keys: siblings, numbers, members, upstreams, locked keys, former paths, trust.
+"""What can only be seen between keys: siblings, numbers, members, upstreams, policies, former paths, trust.
 
 It reads the same plain values that `config.models` validates, before or beside that, and takes nothing for
 granted: whatever has not the expected shape is passed over, since the schema reports it. So both kinds of
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from proxy.config.nodes import Path, dotted
-from proxy.config.values import PRESETS, parse_whole
+from proxy.config.values import parse_whole
+from proxy.config.words import PRESETS
+from proxy.domain.policy import WARNABLE
 from proxy.domain.trust import ANYTHING, REPOSITORY_CLAIMS, Preset
 
 
@@ -51,6 +53,8 @@ def cross_check(config: Mapping[str, object]) -> Iterator[Finding]:
     yield from _members(places, config)
     yield from _policy_upstreams(places, config)
     yield from _locked_keys(places, config)
+    yield from _policies(places, config)
+    yield from _at_root(places)
     yield from _credentials(config)
     yield from _issuers(config)
     yield from _trust(places, config)
@@ -155,11 +159,46 @@ def _locked_keys(places: tuple[_Place, ...], config: Mapping[str, object]) -> It
     for place in places:
         # Each group takes two keys of the path from the top.
         above = [locks[place.keys[:depth]] for depth in range(0, len(place.keys), 2)]
-        for key in _table(place.body.get("policy")):
+        policy = _table(place.body.get("policy"))
+        for key in policy:
             holder = next((path for path, locked in above if key in locked), None)
             if key != "lock" and holder is not None:
                 message = f"{key} is locked by {holder}: it cannot be set or added to at {place.path}"
                 yield Finding((*place.keys, "policy", key), message)
+        for position, named in enumerate(_list(policy.get("warn"))):
+            holder = next((path for path, locked in above if named in locked), None)
+            if named in WARNABLE and holder is not None:
+                message = f"{named} is locked by {holder}: it cannot be reduced to a warning at {place.path}"
+                yield Finding((*place.keys, "policy", "warn", position), message)
+
+
+def _policies(places: tuple[_Place, ...], config: Mapping[str, object]) -> Iterator[Finding]:
+    """What is wrong within a policy, or between one and the top level."""
+    has_advisories = bool(_table(config.get("advisories")).get("osv_dir"))
+    groups = ((place.keys, place.body) for place in places if place.kind == "group")
+    for keys, body in (((), config), *groups):
+        policy = _table(body.get("policy"))
+        here = (*keys, "policy")
+        if policy.get("vulnerable") in ("warn", "deny") and not has_advisories:
+            message = "expected advisories.osv_dir to name a directory of advisories, or off here"
+            yield Finding((*here, "vulnerable"), message, wants_value=True)
+        if isinstance(policy.get("file_types"), list) and not policy["file_types"]:
+            message = (
+                "expected at least one of wheel, sdist and other; forward: false serves no files of upstreams"
+            )
+            yield Finding((*here, "file_types"), message)
+        for position, entry in enumerate(_list(policy.get("protect"))):
+            if isinstance(entry, Mapping) and "name" in entry and not entry.keys() & {"publish", "delete"}:
+                yield Finding(
+                    (*here, "protect", position), "expected publish or delete beside name, got neither"
+                )
+
+
+def _at_root(places: tuple[_Place, ...]) -> Iterator[Finding]:
+    for place in places:
+        if place.kind == "group" and "at_root" in place.body and "/" in place.path:
+            message = f"at_root is for top-level groups: set it at {place.path.partition('/')[0]}"
+            yield Finding((*place.keys, "at_root"), message)
 
 
 def _credentials(config: Mapping[str, object]) -> Iterator[Finding]:

@@ -5,25 +5,19 @@ What `config.load` let pass holds together (`config.checks`), so nothing can be 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import SecretStr
 
 from proxy.config import models
 from proxy.config.load import Loaded
-from proxy.domain.namespaces import (
-    ROOT,
-    Jobs,
-    Kind,
-    Namespace,
-    NamespacePath,
-    Role,
-    Tree,
-    Visibility,
-    tenant_of,
-)
-from proxy.domain.policy import OwnPolicy, Rule, inherit, root_policy
+from proxy.config.values import Entry
+from proxy.domain.namespaces import ROOT, Jobs, Kind, Namespace, NamespacePath, Tree, Visibility, tenant_of
+from proxy.domain.policy import SINGLE, Exemption, OwnPolicy, Protection, Rule, inherit, root_policy
+from proxy.domain.roles import Role
 from proxy.domain.snapshot import (
+    AdvisorySettings,
+    AuditSettings,
     CacheSettings,
     Limits,
     LogSettings,
@@ -63,9 +57,11 @@ def compile_snapshot(loaded: Loaded) -> Snapshot:
             watch_config=config.server.watch_config,
             metrics=config.server.metrics,
         ),
-        log=LogSettings(config.log.format, config.log.level),
+        log=LogSettings(**dict(config.log)),
         limits=Limits(**dict(config.limits)),
         cache=CacheSettings(**dict(config.cache)),
+        advisories=AdvisorySettings(**dict(config.advisories)),
+        audit=AuditSettings(**dict(config.audit)),
         oidc=OidcSettings(
             config.oidc.audience,
             {name: _issuer(name, issuer) for name, issuer in config.oidc.issuers.items()},
@@ -157,29 +153,55 @@ class _Compiler:
                 number=group.id,
                 roles=_roles(above.roles, group.members),
                 aliases=tuple(NamespacePath(alias) for alias in group.aliases),
+                at_root=group.at_root is not False,
             )
             yield namespace
             yield from self._below(namespace, group.projects, group.groups, at)
 
     def _own_policy(self, given: models.Policy, keys: Keys, path: NamespacePath) -> OwnPolicy:
-        def rules(key: str, patterns: tuple[str, ...] | None) -> tuple[Rule, ...]:
+        here = (*keys, "policy")
+
+        def rules(key: str, entries: Iterable[Entry] | None) -> tuple[Rule, ...]:
             return tuple(
-                Rule(key, pattern, path, self._loaded.origin((*keys, "policy", key, position)))
-                for position, pattern in enumerate(patterns or ())
+                Rule(
+                    key,
+                    entry.text,
+                    path,
+                    origin,
+                    pattern=entry.pattern,
+                    specifier=entry.specifier,
+                    reason=entry.reason,
+                    until=entry.until,
+                )
+                for entry, origin in zip(entries or (), self._loaded.origins((*here, key)), strict=True)
             )
 
-        standing = [key for key, value in given if value is not None]
+        protected = given.protect or ()
         return OwnPolicy(
-            forward=given.forward,
-            upstreams=given.upstreams,
+            **{key: getattr(given, key) for key in SINGLE if key != "file_types"},
             reserve=rules("reserve", given.reserve),
-            allow=None if given.allow is None else rules("allow", given.allow),
             deny=rules("deny", given.deny),
-            list_upstream=given.list_upstream,
-            identical_upload=given.identical_upload,
-            local_versions=given.local_versions,
+            merge=rules("merge", given.merge),
+            min_age_exempt=rules("min_age_exempt", given.min_age_exempt),
+            allow=None if given.allow is None else rules("allow", given.allow),
+            file_types=None if given.file_types is None else frozenset(given.file_types),
+            vulnerable_exempt=tuple(
+                Exemption(one.id, one.name, one.until, one.reason, path, origin)
+                for one, origin in zip(
+                    given.vulnerable_exempt or (),
+                    self._loaded.origins((*here, "vulnerable_exempt")),
+                    strict=True,
+                )
+            ),
+            protect=tuple(
+                Protection(rule, _role(one.publish), _role(one.delete))
+                for one, rule in zip(
+                    protected, rules("protect", [one.name for one in protected]), strict=True
+                )
+            ),
+            warn=given.warn or (),
             lock=given.lock or (),
-            origins={key: self._loaded.origin((*keys, "policy", key)) for key in standing},
+            origins={key: self._loaded.origin((*here, key)) for key in given.model_fields_set},
         )
 
     def _reserve(self, path: NamespacePath, own: OwnPolicy) -> None:
@@ -198,6 +220,10 @@ def _join(above: NamespacePath, segment: str) -> NamespacePath:
 
 def _visibility(word: str) -> Visibility:
     return Visibility[word.upper()]
+
+
+def _role(word: str | None) -> Role | None:
+    return None if word is None else Role[word.upper()]
 
 
 def _roles(above: Mapping[str, Role], members: Mapping[str, str]) -> Mapping[str, Role]:

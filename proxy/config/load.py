@@ -70,6 +70,14 @@ class Loaded:
         node, known = find(self._tree, path)
         return Origin(node.file, node.line, dotted(known))
 
+    def origins(self, path: Path) -> Iterator[Origin]:
+        """Where the items of the list at `path` stand, one after the other; nothing where there is none."""
+        node, known = find(self._tree, path)
+        if known == path and isinstance(node, Sequence):
+            here = dotted(path)
+            for position, item in enumerate(node.items):
+                yield Origin(item.file, item.line, f"{here}.{position}")
+
 
 def load(path: str | None, environ: Mapping[str, str]) -> Loaded:
     """Read, complete and check the configuration file at `path`; None means the shipped defaults alone.

@@ -11,57 +11,84 @@ contained mappings are not to be changed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from proxy.config.values import (
+    BARE,
+    WITH_VERSIONS,
+    BarePattern,
     ClaimName,
     ClaimText,
     Count,
     Duration,
+    Entry,
+    ExemptName,
     ExternalUrl,
     FailureRate,
     FileHost,
     Flag,
     Given,
-    IdenticalUpload,
     IndexUrl,
     IssuerName,
     IssuerUrl,
     JobLife,
-    JobsWord,
     Listen,
-    LocalVersions,
-    LogFormat,
-    LogLevel,
-    MetricsWord,
+    Moment,
     NamespacePathText,
     Network,
+    NotForwarded,
     Number,
     OptionalClaimName,
     OptionalIndexUrl,
+    OptionalMoment,
     OptionalPath,
     OptionalText,
-    OwnVisibility,
-    Pattern,
-    PolicyKey,
     PositiveCount,
     PositiveDuration,
     PositiveSize,
-    PresetWord,
     ProxyUrl,
+    Reason,
+    Refused,
     Retries,
-    RoleWord,
+    RuleText,
     Secret,
     Segment,
     Size,
     Text,
     UpstreamName,
     UserName,
-    VisibilityWord,
     Workers,
+    parse_bare_pattern,
+    parse_rule,
+)
+from proxy.config.words import (
+    AskWord,
+    DeleteRole,
+    FileType,
+    IdenticalUpload,
+    JobsWord,
+    LocalVersions,
+    LogFormat,
+    LogLevel,
+    MetricsWord,
+    PolicyKey,
+    PresetWord,
+    PublishRole,
+    RemovedWord,
+    RoleWord,
+    SeverityWord,
+    ShadowWord,
+    VisibilityWord,
+    VulnerableWord,
+    WarnKey,
+    WithheldWord,
+    YankedWord,
 )
 from proxy.domain.trust import USUAL_LIFE
 
@@ -107,6 +134,9 @@ class Log(Section):
 
     format: LogFormat = Field(description="text for people, json for machines.")
     level: LogLevel = Field(description="The least severity that is logged.")
+    requests: OptionalText = Field(
+        description="File below the data directory with the requests that `config replay` reads; null: none."
+    )
 
 
 class Storage(Section):
@@ -182,11 +212,91 @@ class Upstream(Section):
     )
 
 
+class LongPattern(Section):
+    """An entry of a list of name patterns with what there is to say of it."""
+
+    match: BarePattern = Field(description="The name pattern.")
+    reason: Annotated[Reason | None, Given()] = Field(
+        default=None, description="Why, for the people whom it stops."
+    )
+    until: Annotated[Moment | None, Given()] = Field(
+        default=None, description="From this moment on the entry is void; a date means 00:00 UTC."
+    )
+
+
+class LongRule(LongPattern):
+    """The same of a list whose patterns may have a version specifier."""
+
+    match: RuleText = Field(description="The name pattern, and optionally a version specifier behind it.")
+
+
+class _Spelled:
+    """Marks an `Entry` that is written as a text, or as a mapping with more to say.
+
+    Args:
+        parse: reads the text.
+        kind: the mapping, of which `match` is such a text.
+        pattern: what the text looks like, for editors.
+    """
+
+    def __init__(self, parse: Callable[[object], Entry], kind: type[LongPattern], pattern: str) -> None:
+        self._parse = parse
+        self._kind = kind
+        self._pattern = pattern
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def entry(raw: object, long: core_schema.ValidatorFunctionWrapHandler) -> Entry:
+            if not isinstance(raw, dict):
+                return self._parse(raw)
+            given: LongPattern = long(raw)
+            return given.match.extended(given.reason, given.until)
+
+        return core_schema.no_info_wrap_validator_function(entry, handler.generate_schema(self._kind))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string", "pattern": self._pattern}, handler(schema)]}
+
+
+PatternEntry: TypeAlias = Annotated[Entry, _Spelled(parse_bare_pattern, LongPattern, BARE)]
+RuleEntry: TypeAlias = Annotated[Entry, _Spelled(parse_rule, LongRule, WITH_VERSIONS)]
+
+
+class Exemption(Section):
+    """An advisory that is not counted against a package for a time."""
+
+    id: Text = Field(description="Id or alias of the advisory, such as CVE-2026-1234.")
+    name: ExemptName = Field(description="The package.")
+    until: Moment = Field(description="From this moment on it counts again; a date means 00:00 UTC.")
+    reason: Reason = Field(description="Why it is no danger here.")
+
+
+class Protection(Section):
+    """Who may publish and delete some names."""
+
+    name: BarePattern = Field(description="The name pattern.")
+    publish: Annotated[PublishRole | None, Given()] = Field(
+        default=None, description="Lowest role that may publish; deploy and job tokens count as developer."
+    )
+    delete: Annotated[DeleteRole | None, Given()] = Field(
+        default=None, description="Lowest role that may delete."
+    )
+
+
 class Policy(Section):
-    """What a group says of names. None: the key does not stand here."""
+    """What a group says of names and files. A key that does not stand here is not among `model_fields_set`."""
 
     forward: Annotated[Flag | None, Given()] = Field(
         default=None, description="Whether names that are not private may be asked upstream."
+    )
+    not_forwarded: Annotated[NotForwarded | None, Given()] = Field(
+        default=None,
+        description="Status of the page of a name that is not forwarded: 404 (uv goes on to its next index) or 451.",
+    )
+    refused: Annotated[Refused | None, Given()] = Field(
+        default=None,
+        description="Status of the page of a claimed or denied name: 451 (uv and poetry show why) or 403.",
     )
     upstreams: Annotated[tuple[UpstreamName, ...] | None, Given(), _LAX] = Field(
         default=None, description="Names of upstreams in the order in which they are asked."
@@ -194,15 +304,69 @@ class Policy(Section):
     list_upstream: Annotated[Flag | None, Given()] = Field(
         default=None, description="Whether lists of names hold those of the upstreams too."
     )
-    reserve: Annotated[tuple[Pattern, ...] | None, Given(), _LAX] = Field(
+    ask: Annotated[AskWord | None, Given()] = Field(
+        default=None,
+        description="Whether an upstream is asked for any name, or only for those on the kept copy of its list.",
+    )
+    reserve: Annotated[tuple[PatternEntry, ...] | None, Given(), _LAX] = Field(
         default=None, description="Name patterns that are never forwarded, in the whole tenant."
     )
-    allow: Annotated[tuple[Pattern, ...] | None, Given(), _LAX] = Field(
-        default=None, description="Name patterns that may be forwarded; narrows what stands above."
+    shadow_upstream: Annotated[ShadowWord | None, Given()] = Field(
+        default=None, description="Lowest role that may first publish a name that an upstream has."
     )
-    deny: Annotated[tuple[Pattern, ...] | None, Given(), _LAX] = Field(
+    allow: Annotated[tuple[RuleText, ...] | None, Given(), _LAX] = Field(
         default=None,
-        description="Name patterns that are not served from upstream; adds to what stands above.",
+        description="Names, optionally with versions, that may be forwarded; narrows what stands above.",
+    )
+    deny: Annotated[tuple[RuleEntry, ...] | None, Given(), _LAX] = Field(
+        default=None,
+        description="Names, optionally with versions, that are not served from upstream; adds to what stands above.",
+    )
+    merge: Annotated[tuple[PatternEntry, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Names whose private and public files are served together."
+    )
+    min_age: Annotated[Duration | None, Given()] = Field(
+        default=None, description="Younger files of upstreams are withheld."
+    )
+    min_age_exempt: Annotated[tuple[RuleEntry, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Names, optionally with versions, that may be younger."
+    )
+    min_age_fixes: Annotated[Flag | None, Given()] = Field(
+        default=None,
+        description="Whether a young version passes that fixes a known vulnerability of the one served instead.",
+    )
+    uploaded_before: OptionalMoment = Field(
+        default=None,
+        description="Files of upstreams that are not older than this are withheld; null: none are.",
+    )
+    file_types: Annotated[tuple[FileType, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Which kinds of files are served of upstreams."
+    )
+    yanked: Annotated[YankedWord | None, Given()] = Field(
+        default=None, description="Whether yanked files of upstreams are kept, marked, or hidden."
+    )
+    withheld: Annotated[WithheldWord | None, Given()] = Field(
+        default=None, description="Whether withheld files are listed as yanked with the reason, or hidden."
+    )
+    removed: Annotated[RemovedWord | None, Given()] = Field(
+        default=None,
+        description="What becomes of cached files that their upstream removed: held for an owner, or kept.",
+    )
+    vulnerable: Annotated[VulnerableWord | None, Given()] = Field(
+        default=None, description="What is done about versions with known vulnerabilities."
+    )
+    severity: Annotated[SeverityWord | None, Given()] = Field(
+        default=None, description="From which severity on; unrated counts as high."
+    )
+    vulnerable_exempt: Annotated[tuple[Exemption, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Advisories that are not counted for a time."
+    )
+    warn: Annotated[tuple[WarnKey, ...] | None, Given(), _LAX] = Field(
+        default=None,
+        description="Keys whose rules serve all the same and record what they would have refused.",
+    )
+    protect: Annotated[tuple[Protection, ...] | None, Given(), _LAX] = Field(
+        default=None, description="Who may publish and delete some names; the strictest match counts."
     )
     identical_upload: Annotated[IdenticalUpload | None, Given()] = Field(
         default=None, description="What is said to a file that is published already with the same bytes."
@@ -212,6 +376,24 @@ class Policy(Section):
     )
     lock: Annotated[tuple[PolicyKey, ...] | None, Given(), _LAX] = Field(
         default=None, description="Keys that nothing below may change or add to."
+    )
+
+
+class Advisories(Section):
+    """Known vulnerabilities."""
+
+    osv_dir: OptionalText = Field(
+        description="Directory with an OSV database as published: zips of JSON files, or the files; null: none."
+    )
+    refresh: PositiveDuration = Field(description="How often it is looked at for changes.")
+
+
+class Audit(Section):
+    """How long records are kept."""
+
+    events: PositiveDuration = Field(description="Of changes: uploads, deletions, tokens and the like.")
+    downloads: Duration = Field(
+        description="Of downloads: who fetched which file, and when; 0s: they are not recorded at all."
     )
 
 
@@ -254,7 +436,7 @@ class Project(Section):
     id: Annotated[Number, Given()] = Field(
         default=None, description="Number for GitLab's addresses, unique among projects."
     )
-    visibility: OwnVisibility = Field(
+    visibility: Annotated[VisibilityWord | None, Given()] = Field(
         default=None, description="Who may read without a role; unless given, as its group."
     )
     members: dict[UserName, RoleWord] = Field(default_factory=dict, description="User: role.")
@@ -293,6 +475,10 @@ class Group(Section):
     jobs: Annotated[JobsWord | None, Given()] = Field(
         default=None, description="Whose job tokens may read here: those of the tenant, or only its own."
     )
+    at_root: Annotated[Flag | None, Given()] = Field(
+        default=None,
+        description="false: the root neither shows nor counts this tenant's names; top-level groups only.",
+    )
     aliases: Annotated[tuple[NamespacePathText, ...], _LAX] = Field(
         default=(), description="Former paths; addresses below them stay valid."
     )
@@ -312,6 +498,8 @@ class Config(Section):
         description="Indexes that requests are forwarded to; null removes one of the shipped ones."
     )
     visibility: VisibilityWord = Field(description="Who may read the root without a role.")
+    advisories: Advisories = Field(description="Where known vulnerabilities are read from.")
+    audit: Audit = Field(description="How long records are kept.")
     oidc: Oidc = Field(description="Whose identity tokens are taken.")
     members: dict[UserName, RoleWord] = Field(
         default_factory=dict, description="User: role at the root, and so everywhere."

@@ -165,7 +165,11 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise _TooDeepError(line)
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(event, path, "aliases are not supported; write the value out")
+            self._refuse(
+                event,
+                path,
+                "aliases are not supported; write the value out, and patterns that begin with * in quotes",
+            )
             return None
         node: Node | None = None
         is_tagged = False

@@ -13,7 +13,15 @@ from proxy.config.models import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_DEFAULTED = ("server", "log", "storage", "limits", "cache", "oidc")
+_DEFAULTED = ("server", "log", "storage", "limits", "cache", "advisories", "audit", "oidc")
+_REQUIRED = {
+    "Tls": ["certificate", "key"],
+    "LongPattern": ["match"],
+    "LongRule": ["match"],
+    "Exemption": ["id", "name", "until", "reason"],
+    "Protection": ["name"],
+}
+"""Sections of which some keys have to stand there, and which; of all others every key may be left out."""
 
 
 def json_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +40,8 @@ def json_schema(defaults: Mapping[str, Any]) -> dict[str, Any]:
     settings = defaults["upstreams"]["pypi"]
     own = {key: value for key, value in settings.items() if key not in {"index_url", "file_hosts"}}
     _show_defaults(definitions["Upstream"], own)
-    definitions["Tls"]["required"] = ["certificate", "key"]
+    for section, keys in _REQUIRED.items():
+        definitions[section]["required"] = keys
     top = {key: value for key, value in generated.items() if key not in {"$defs", "description"}}
     return {
         "$schema": DIALECT,

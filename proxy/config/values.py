@@ -2,29 +2,32 @@
 
 Each kind is an annotated type for `config.models`, with its JSON Schema beside its parser. A parser never
 quotes the value it refuses: it raises what was *expected*, and `config.load`, which knows the file's own text
-and which keys are secret, adds what it got. So no secret can reach a message from here.
+and which keys are secret, adds what it got. So no secret can reach a message from here. Kinds that are one of some
+words are in `config.words`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
+from packaging.specifiers import SpecifierSet
 from pydantic import AfterValidator, GetCoreSchemaHandler, PlainValidator, SecretStr, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from proxy.config.nodes import Substituted
-from proxy.domain.names import parse_pattern
+from proxy.domain.names import Name, parse_name, parse_pattern
 from proxy.domain.namespaces import RESERVED_SEGMENTS, SEGMENT
-from proxy.domain.policy import POLICY_KEYS
 from proxy.domain.snapshot import HOST, LISTEN_WANTED, MAX_WORKERS, Rate, is_listen_address
-from proxy.domain.trust import ANYTHING, LONGEST_LIFE, Preset
-from proxy.errors import InvalidName
+from proxy.domain.trust import ANYTHING, LONGEST_LIFE
+from proxy.domain.versions import parse_specifier
+from proxy.errors import InvalidInput, InvalidName
 
 EXPECTED = "expected"
 """Type of an error whose text says what was expected; what was found is for the caller to add."""
@@ -46,6 +49,11 @@ _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z", re.ASCII)
 _CLAIM_NAME = re.compile(r"[!-~]{1,255}\Z", re.ASCII)
 _USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,254}\Z", re.ASCII)
 _NOT_USERS = frozenset({"anonymous", "__token__"})
+_OPERATOR = re.compile(r"[<>=!~]")
+_RESTS = {"[": "extras", ";": "environment markers", "@": "an address", "(": "brackets"}
+_REST = re.compile(r"[\[;@(]")
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?\Z", re.ASCII)
+_LONGEST_REASON = 500
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -184,17 +192,6 @@ def _secret(raw: object) -> SecretStr | None:
     return SecretStr(str(raw))
 
 
-def _choice(*words: str) -> Callable[[object], str]:
-    listed = " or ".join((", ".join(words[:-1]), words[-1]))
-
-    def parse(raw: object) -> str:
-        if not isinstance(raw, str) or raw not in words:
-            raise expected(listed)
-        return str(raw)
-
-    return parse
-
-
 def check_segment(raw: str) -> str:
     """One segment of a namespace's path (contract 2)."""
     if raw in RESERVED_SEGMENTS:
@@ -231,19 +228,129 @@ def _user_name(raw: object) -> str:
     return str(raw)
 
 
-def _pattern(raw: object) -> str:
-    if isinstance(raw, dict):
-        raise expected(
-            "a name pattern such as acme-* alone; entries with match, reason or until are not supported"
-        )
-    if not isinstance(raw, str):
-        raise expected("a name pattern in quotes such as 'acme-*'")
-    if re.search(r"[<>=!~;@\[(]", raw):
-        raise expected("a name pattern such as acme-* without a version specifier, which is not supported")
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a list of patterns: what it covers, and what its author says of it.
+
+    Attributes:
+        text: the normalised pattern, and the specifier as given, without blanks.
+        pattern: normalised.
+        specifier: the versions it speaks of; None: all.
+        reason, until: of a long entry; None: not given.
+    """
+
+    text: str
+    pattern: str
+    specifier: SpecifierSet | None = None
+    reason: str | None = None
+    until: datetime | None = None
+
+    def extended(self, reason: str | None, until: datetime | None) -> Entry:
+        """The same with what a long entry says besides."""
+        return replace(self, reason=reason, until=until)
+
+
+def _parse_pattern(text: str) -> str:
     try:
-        return parse_pattern(raw)
+        return parse_pattern(text)
     except InvalidName:
         raise expected("a name pattern such as acme-*") from None
+
+
+def parse_bare_pattern(raw: object) -> Entry:
+    """A pattern over names, in a list whose entries speak of whole names."""
+    if not isinstance(raw, str):
+        raise expected("a name pattern in quotes such as 'acme-*'")
+    _refuse_rest(raw)
+    if _OPERATOR.search(raw):
+        raise expected("a name pattern such as acme-* without a version specifier: it stands for whole names")
+    pattern = _parse_pattern(str(raw))
+    return Entry(pattern, pattern)
+
+
+def parse_rule(raw: object) -> Entry:
+    """A pattern over names, and after it optionally the versions that it speaks of (PEP 440)."""
+    if not isinstance(raw, str):
+        raise expected("a name pattern in quotes such as 'acme-*' or 'django>=4.2,<6'")
+    _refuse_rest(raw)
+    operator = _OPERATOR.search(raw)
+    if operator is None:
+        pattern = _parse_pattern(str(raw))
+        return Entry(pattern, pattern)
+    name, versions = raw[: operator.start()].rstrip(" "), raw[operator.start() :]
+    if not name:
+        raise expected("a name or * before the version specifier, such as requests==1.0")
+    pattern = _parse_pattern(name)
+    try:
+        specifier = parse_specifier(versions)
+    except InvalidInput:
+        specifier = None
+    # The library passes over empty clauses, which may have been meant to say something.
+    if specifier is None or not versions.isprintable() or not all(map(str.strip, versions.split(","))):
+        raise expected("a version specifier such as >=4.2,<6 after the name")
+    return Entry(pattern + "".join(versions.split()), pattern, specifier)
+
+
+def _refuse_rest(raw: str) -> None:
+    """Refuse what a requirement may have and an entry may not: it would promise what no rule looks at."""
+    found = _REST.search(raw)
+    if found is not None:
+        raise expected(f"a name pattern without {_RESTS[found[0]]}")
+
+
+def _exempt_name(raw: object) -> Name:
+    if isinstance(raw, str):
+        try:
+            return parse_name(raw)
+        except InvalidName:
+            pass
+    raise expected("the name of a package in quotes such as 'requests'")
+
+
+def _reason(raw: object) -> str:
+    reason = parse_text(raw)
+    if len(reason) > _LONGEST_REASON:
+        raise expected(f"a reason of at most {_LONGEST_REASON} characters")
+    return reason
+
+
+def parse_moment(raw: object) -> datetime:
+    """A date, which means its first moment in UTC, or a moment in UTC; in quotes or as YAML reads it."""
+    moment: datetime | None = None
+    if isinstance(raw, datetime):
+        moment = raw
+    elif isinstance(raw, date):
+        moment = datetime(raw.year, raw.month, raw.day, tzinfo=UTC)
+    elif isinstance(raw, str) and _MOMENT.match(raw):
+        try:
+            moment = datetime.fromisoformat(raw)
+        except ValueError:
+            moment = None
+        else:
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # Without a zone two people would read two moments.
+    if moment is None or moment.tzinfo is None or moment.microsecond:
+        raise expected("a date such as 2026-05-01, or a moment such as 2026-05-01T08:00:00Z")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise expected("a date between the years 1 and 9999") from None
+
+
+def _optional_moment(raw: object) -> datetime | None:
+    return None if raw is None or raw == "" else parse_moment(raw)
+
+
+def _number_of(*numbers: int) -> Callable[[object], int]:
+    listed = " or ".join(map(str, numbers))
+
+    def parse(raw: object) -> int:
+        number = parse_whole(raw)
+        if number not in numbers:
+            raise expected(listed)
+        return number
+
+    return parse
 
 
 def _split_url(raw: object, what: str, schemes: tuple[str, ...]) -> SplitResult:
@@ -350,10 +457,13 @@ def _network(raw: object) -> IPv4Network | IPv6Network:
     raise expected("an address or a network without host bits such as 10.0.0.0/8")
 
 
-def _schema(**facts: object) -> WithJsonSchema:
+def substitutable(**facts: object) -> JsonSchemaValue:
     """The JSON Schema of a value that may also come from the environment, in which `${` stands somewhere."""
-    schema: JsonSchemaValue = {"anyOf": [facts, {"type": "string", "pattern": r"\$\{"}]}
-    return WithJsonSchema(schema)
+    return {"anyOf": [facts, {"type": "string", "pattern": r"\$\{"}]}
+
+
+def _schema(**facts: object) -> WithJsonSchema:
+    return WithJsonSchema(substitutable(**facts))
 
 
 _TEXT = WithJsonSchema({"type": "string", "minLength": 1})
@@ -361,6 +471,11 @@ _OPTIONAL_TEXT = WithJsonSchema({"type": ["string", "null"]})
 _SIZES = _schema(type=["string", "integer"], pattern=r"^[0-9]+(KiB|MiB|GiB)?$", minimum=0)
 _DURATIONS = _schema(type="string", pattern=r"^[0-9]+[smhd]$")
 _PATHS = WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_./-]*$"})
+_DATES = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$"
+BARE = r"^[A-Za-z0-9*._-]+$|\$\{"
+"""What a pattern over names looks like, for editors."""
+WITH_VERSIONS = r"^[A-Za-z0-9*._-]+ *([<>=!~].*)?$|\$\{"
+"""What a pattern with an optional specifier looks like, for editors."""
 _NAMES = WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$"})
 
 Flag: TypeAlias = Annotated[bool, PlainValidator(parse_flag), _schema(type="boolean")]
@@ -407,8 +522,27 @@ UpstreamName: TypeAlias = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]*$"}),
 ]
 UserName: TypeAlias = Annotated[str, PlainValidator(_user_name), _NAMES]
-Pattern: TypeAlias = Annotated[
-    str, PlainValidator(_pattern), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9*._-]+$"})
+BarePattern: TypeAlias = Annotated[
+    Entry, PlainValidator(parse_bare_pattern), WithJsonSchema({"type": "string", "pattern": BARE})
+]
+RuleText: TypeAlias = Annotated[
+    Entry, PlainValidator(parse_rule), WithJsonSchema({"type": "string", "pattern": WITH_VERSIONS})
+]
+ExemptName: TypeAlias = Annotated[
+    Name,
+    PlainValidator(_exempt_name),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"}),
+]
+Reason: TypeAlias = Annotated[
+    str,
+    PlainValidator(_reason),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": _LONGEST_REASON}),
+]
+Moment: TypeAlias = Annotated[datetime, PlainValidator(parse_moment), _schema(type="string", pattern=_DATES)]
+OptionalMoment: TypeAlias = Annotated[
+    datetime | None,
+    PlainValidator(_optional_moment),
+    _schema(type=["string", "null"], pattern=_DATES),
 ]
 IndexUrl: TypeAlias = Annotated[str, PlainValidator(_index_url), _schema(type="string", pattern="^https?://")]
 OptionalIndexUrl: TypeAlias = Annotated[
@@ -442,60 +576,5 @@ OptionalClaimName: TypeAlias = Annotated[str | None, PlainValidator(_optional(_c
 ClaimText: TypeAlias = Annotated[
     str, PlainValidator(_claim_text), WithJsonSchema({"type": "string", "minLength": 1})
 ]
-
-METRICS_WORDS = ("local", "open", "owner")
-LOG_FORMATS = ("text", "json")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-VISIBILITIES = ("private", "internal", "public")
-JOBS = ("tenant", "self")
-ROLES = ("reporter", "developer", "maintainer", "owner")
-LOCKABLE = tuple(key for key in POLICY_KEYS if key != "lock")
-
-MetricsWord: TypeAlias = Annotated[
-    Literal["local", "open", "owner"],
-    PlainValidator(_choice(*METRICS_WORDS)),
-    _schema(enum=list(METRICS_WORDS)),
-]
-LogFormat: TypeAlias = Annotated[
-    Literal["text", "json"], PlainValidator(_choice(*LOG_FORMATS)), _schema(enum=list(LOG_FORMATS))
-]
-LogLevel: TypeAlias = Annotated[
-    Literal["debug", "info", "warning", "error"],
-    PlainValidator(_choice(*LOG_LEVELS)),
-    _schema(enum=list(LOG_LEVELS)),
-]
-VisibilityWord: TypeAlias = Annotated[
-    Literal["private", "internal", "public"],
-    PlainValidator(_choice(*VISIBILITIES)),
-    _schema(enum=list(VISIBILITIES)),
-]
-OwnVisibility: TypeAlias = Annotated[
-    Literal["private", "internal", "public"] | None,
-    PlainValidator(_choice(*VISIBILITIES)),
-    _schema(enum=list(VISIBILITIES)),
-]
-RoleWord: TypeAlias = Annotated[
-    Literal["reporter", "developer", "maintainer", "owner"],
-    PlainValidator(_choice(*ROLES)),
-    _schema(enum=list(ROLES)),
-]
-PRESETS = tuple(str(preset) for preset in Preset)
-PresetWord: TypeAlias = Annotated[
-    Literal["gitlab", "github", "none"], PlainValidator(_choice(*PRESETS)), _schema(enum=list(PRESETS))
-]
-JobsWord: TypeAlias = Annotated[
-    Literal["tenant", "self"], PlainValidator(_choice(*JOBS)), _schema(enum=list(JOBS))
-]
-IdenticalUpload: TypeAlias = Annotated[
-    Literal["reject", "accept"],
-    PlainValidator(_choice("reject", "accept")),
-    _schema(enum=["reject", "accept"]),
-]
-LocalVersions: TypeAlias = Annotated[
-    Literal["accept", "reject"],
-    PlainValidator(_choice("accept", "reject")),
-    _schema(enum=["accept", "reject"]),
-]
-PolicyKey: TypeAlias = Annotated[
-    str, PlainValidator(_choice(*LOCKABLE)), WithJsonSchema({"enum": list(LOCKABLE)})
-]
+NotForwarded: TypeAlias = Annotated[int, PlainValidator(_number_of(404, 451)), _schema(enum=[404, 451])]
+Refused: TypeAlias = Annotated[int, PlainValidator(_number_of(451, 403)), _schema(enum=[451, 403])]

@@ -94,10 +94,14 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """`format` is text or json; `level` one of debug, info, warning, error."""
+    """`format` is text or json; `level` one of debug, info, warning, error.
+
+    `requests`: path below the data directory of the file that `config replay` reads; None: nothing is recorded.
+    """
 
     format: str = "text"
     level: str = "info"
+    requests: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,22 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdvisorySettings:
+    """Where known vulnerabilities are read from (`osv_dir`; None: nowhere), and how often it is looked at."""
+
+    osv_dir: str | None = None
+    refresh: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """How long changes and downloads stay on record."""
+
+    events: timedelta = timedelta(days=400)
+    downloads: timedelta = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
 class OidcSettings:
     """Whose identity tokens are taken: `audience` must stand in them; `issuers` by their names."""
 
@@ -158,6 +178,8 @@ class Snapshot:
     log: LogSettings = LogSettings()
     limits: Limits = Limits()
     cache: CacheSettings = CacheSettings()
+    advisories: AdvisorySettings = AdvisorySettings()
+    audit: AuditSettings = AuditSettings()
     oidc: OidcSettings = OidcSettings()
     file: str | None = None
     digest: str = ""

@@ -91,6 +91,32 @@ def test_policy_names_upstreams_that_exist_once_each() -> None:
     }
 
 
+def test_vulnerabilities_cannot_count_without_advisories() -> None:
+    policies: dict[str, Any] = {
+        "policy": {"vulnerable": "off"},
+        "groups": {"a": {"policy": {"vulnerable": "deny"}}},
+    }
+    message = "expected advisories.osv_dir to name a directory of advisories, or off here"
+    for advisories in ({}, {"osv_dir": None}, {"osv_dir": ""}):
+        assert found({"advisories": advisories, **policies}) == {"groups.a.policy.vulnerable": message}
+    assert found({"advisories": {"osv_dir": "osv"}, **policies}) == {}
+
+
+def test_some_kinds_of_files_are_served() -> None:
+    assert list(found({"policy": {"file_types": ["wheel"]}})) == []
+    assert list(found({"policy": {"file_types": []}})) == ["policy.file_types"]
+
+
+def test_a_protection_protects_something() -> None:
+    entries = [{"name": "a"}, {"name": "b", "publish": "owner"}, {"name": "c", "delete": "owner"}]
+    assert list(found({"groups": {"a": {"policy": {"protect": entries}}}})) == ["groups.a.policy.protect.0"]
+
+
+def test_only_tenants_stay_out_of_the_root() -> None:
+    config = {"groups": {"a": {"at_root": False, "groups": {"b": {"at_root": False}}}}}
+    assert found(config) == {"groups.a.groups.b.at_root": "at_root is for top-level groups: set it at a"}
+
+
 def test_a_password_without_a_user_name_is_refused_without_being_told() -> None:
     config = {"upstreams": {"a": {"password": "geheim"}, "b": {"password": ""}, "c": {"username": "u"}}}
     assert found(config) == {"upstreams.a.password": "expected username beside it, got none"}
@@ -122,7 +148,7 @@ def test_an_empty_default_project_is_none() -> None:
 _KEYS = st.sampled_from(
     [
         *("server", "default_project", "upstreams", "policy", "users", "members", "groups", "projects", "id"),
-        *("aliases", "password", "a", "A", "1"),
+        *("aliases", "password", "a", "A", "1", "lock", "warn", "protect", "vulnerable", "file_types"),
     ]
 )
 _VALUES: st.SearchStrategy[object] = st.recursive(

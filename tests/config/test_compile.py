@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load_bytes
 from proxy.domain.names import parse_name
-from proxy.domain.namespaces import Kind, NamespacePath, Role, Visibility
-from proxy.domain.policy import Origin
-from proxy.domain.snapshot import SHIPPED
-from tests.support.trees import FILE, line_of, problems_of, snapshot_of, tree_of
+from proxy.domain.namespaces import Kind, NamespacePath, Visibility
+from proxy.domain.policy import SINGLE, Origin
+from proxy.domain.roles import Role
+from proxy.domain.snapshot import SHIPPED, AdvisorySettings, AuditSettings, LogSettings
+from tests.support.trees import FILE, NOW, line_of, problems_of, snapshot_of, tree_of
 
 # Namespaces
 
@@ -23,7 +26,7 @@ def test_without_a_file_there_is_one_public_group_that_forwards_and_one_project(
     assert (policy.forward, policy.upstreams) == (True, ("pypi",))
     assert snapshot.server.default_project == "default"
     assert snapshot.file is None
-    origin = policy.forward_rule.origin
+    origin = policy.rule("forward").origin
     assert origin is not None
     assert (origin.file, origin.path) == (SHIPPED, "policy.forward")
 
@@ -137,11 +140,11 @@ def test_the_nearest_group_decides_and_its_line_is_known(
     policy = TREE.find(path).policy
     assert policy.forward is forward
     line = line_of(POLICY, f"forward: {str(forward).lower()}")
-    assert policy.forward_rule.origin == Origin(FILE, line, where)
+    assert policy.rule("forward").origin == Origin(FILE, line, where)
 
 
 def test_what_nobody_says_has_the_line_of_the_shipped_defaults() -> None:
-    origin = TREE.find("acme/deep").policy.upstreams_rule.origin
+    origin = TREE.find("acme/deep").policy.rule("upstreams").origin
     assert origin is not None
     assert (origin.file, origin.path) == (SHIPPED, "policy.upstreams")
     assert origin.line > 1
@@ -149,14 +152,14 @@ def test_what_nobody_says_has_the_line_of_the_shipped_defaults() -> None:
 
 def test_reserved_patterns_land_at_the_tenant_with_their_own_lines() -> None:
     tenant = NamespacePath("acme")
-    deep = TREE.reserved(tenant, parse_name("deep-x"))
+    deep = TREE.reserved(tenant, parse_name("deep-x"), NOW)
     assert deep is not None
     assert (deep.namespace, deep.key, deep.value) == ("acme/deep", "reserve", "deep-*")
     assert deep.origin == Origin(
         FILE, line_of(POLICY, "- deep-*"), "groups.acme.groups.deep.policy.reserve.0"
     )
     # Above comes first.
-    upper = TREE.reserved(tenant, parse_name("acme-x"))
+    upper = TREE.reserved(tenant, parse_name("acme-x"), NOW)
     assert upper is not None
     assert (upper.namespace, upper.value) == ("acme", "acme-*")
     assert upper.origin == Origin(FILE, line_of(POLICY, "# acme pattern"), "groups.acme.policy.reserve.0")
@@ -164,8 +167,7 @@ def test_reserved_patterns_land_at_the_tenant_with_their_own_lines() -> None:
 
 def test_denials_and_allow_lists_have_their_lines() -> None:
     policy = TREE.find("acme/deep").policy
-    denied = policy.deny.match(parse_name("bad-name"))
-    assert denied is not None
+    (denied,) = policy.deny.covering(parse_name("bad-name"))
     assert denied.text == "deny bad-name"
     assert denied.origin == Origin(FILE, line_of(POLICY, "# acme deny"), "groups.acme.policy.deny.0")
     (allowed,) = policy.allow
@@ -173,6 +175,107 @@ def test_denials_and_allow_lists_have_their_lines() -> None:
         FILE, line_of(POLICY, "# deep allow"), "groups.acme.groups.deep.policy.allow"
     )
     assert TREE.find("acme").policy.allow == ()
+
+
+ALL_KEYS = """
+    advisories: {osv_dir: osv}
+    upstreams:
+      second: {index_url: "http://127.0.0.1:9/simple/"}
+    groups:
+      acme:
+        policy:
+          forward: false
+          not_forwarded: 451
+          refused: 403
+          upstreams: [second]
+          list_upstream: true
+          ask: known
+          reserve: [acme-*]
+          shadow_upstream: nobody
+          allow: ["django>=4.2"]
+          deny:
+            - match: evil < 2
+              reason: it is evil
+              until: 2027-01-01
+          merge: [shared]
+          min_age: 3d
+          min_age_exempt: ["urllib3 == 2.6.1"]
+          min_age_fixes: false
+          uploaded_before: 2026-05-01
+          file_types: [wheel, other]
+          yanked: hide
+          withheld: hide
+          removed: keep
+          vulnerable: warn
+          severity: low
+          vulnerable_exempt:
+            - {id: CVE-1, name: A.B, until: 2027-01-01T08:00:00Z, reason: unused}
+          warn: [deny, min_age]
+          protect:
+            - {name: "core*", publish: maintainer}
+            - {name: core, delete: owner}
+          identical_upload: accept
+          local_versions: reject
+          lock: [warn]
+        groups: {back: {policy: {uploaded_before: null}}}
+"""
+
+
+def test_every_key_of_a_policy_reaches_what_decides() -> None:
+    tree = tree_of(ALL_KEYS)
+    policy = tree.find("acme").policy
+    expected = {
+        "forward": False,
+        "not_forwarded": 451,
+        "refused": 403,
+        "upstreams": ("second",),
+        "list_upstream": True,
+        "ask": "known",
+        "shadow_upstream": "nobody",
+        "min_age": timedelta(days=3),
+        "min_age_fixes": False,
+        "uploaded_before": datetime(2026, 5, 1, tzinfo=UTC),
+        "file_types": frozenset({"wheel", "other"}),
+        "yanked": "hide",
+        "withheld": "hide",
+        "removed": "keep",
+        "vulnerable": "warn",
+        "severity": "low",
+        "identical_upload": "accept",
+        "local_versions": "reject",
+    }
+    assert {key: getattr(policy, key) for key in SINGLE} == expected
+    assert {policy.rule(key).namespace for key in SINGLE} == {"acme"}
+    assert policy.warn == {"deny", "min_age"}
+    assert policy.locked == {"warn": "acme"}
+    (denied,) = policy.deny.covering(parse_name("evil"))
+    assert (denied.value, denied.pattern, str(denied.specifier)) == ("evil<2", "evil", "<2")
+    assert (denied.reason, denied.until) == ("it is evil", datetime(2027, 1, 1, tzinfo=UTC))
+    assert denied.origin == Origin(FILE, line_of(ALL_KEYS, "- match: evil"), "groups.acme.policy.deny.0")
+    assert [rule.value for rule in policy.merge] == ["shared"]
+    assert [rule.value for rule in policy.min_age_exempt] == ["urllib3==2.6.1"]
+    assert [rule.value for rule in policy.allow[0].patterns] == ["django>=4.2"]
+    (exempt,) = policy.vulnerable_exempt.of(parse_name("a-b"))
+    assert (exempt.advisory, exempt.until, exempt.reason) == (
+        "CVE-1",
+        datetime(2027, 1, 1, 8, tzinfo=UTC),
+        "unused",
+    )
+    assert exempt.origin is not None
+    assert exempt.origin.line == line_of(ALL_KEYS, "id: CVE-1")
+    protecting = policy.protect.covering(parse_name("core"))
+    assert [(one.publish, one.delete) for one in protecting] == [(Role.MAINTAINER, None), (None, Role.OWNER)]
+    assert [one.rule.origin.path for one in protecting if one.rule.origin] == [
+        "groups.acme.policy.protect.0",
+        "groups.acme.policy.protect.1",
+    ]
+
+
+def test_null_takes_an_end_of_time_back() -> None:
+    policy = tree_of(ALL_KEYS).find("acme/back").policy
+    assert policy.uploaded_before is None
+    assert policy.rule("uploaded_before").text == "uploaded_before null"
+    assert policy.rule("uploaded_before").namespace == "acme/back"
 
 
 # Locks
@@ -187,6 +290,14 @@ def test_denials_and_allow_lists_have_their_lines() -> None:
         ("allow", "[x]"),
         ("deny", "[x]"),
         ("deny", "[]"),
+        ("merge", "[x]"),
+        ("min_age", "9d"),
+        ("min_age_exempt", "[x]"),
+        ("uploaded_before", "null"),
+        ("file_types", "[wheel]"),
+        ("vulnerable_exempt", "[]"),
+        ("warn", "[deny]"),
+        ("protect", "[]"),
     ],
 )
 @pytest.mark.parametrize("holder", ["", "groups.acme"])
@@ -206,6 +317,19 @@ def test_a_locked_key_that_stands_below_is_an_error_with_its_line(key: str, valu
     path = f"groups.acme.groups.deep.policy.{key}"
     message = f"{key} is locked by {by}: it cannot be set or added to at acme/deep"
     assert problems_of(text) == [f"{FILE}:{line_of(text, '# here')}: {path}: {message}"]
+
+
+def test_a_locked_key_cannot_be_reduced_to_a_warning_below() -> None:
+    text = """
+        policy: {lock: [min_age], warn: [min_age]}
+        groups:
+          a:
+            policy:
+              warn: [deny, min_age]
+    """
+    message = "min_age is locked by the root: it cannot be reduced to a warning at a"
+    line = line_of(text, "[deny, min_age]")
+    assert problems_of(text) == [f"{FILE}:{line}: groups.a.policy.warn.1: {message}"]
 
 
 def test_all_locked_keys_are_told_at_once_in_the_order_of_the_file() -> None:
@@ -303,7 +427,9 @@ def test_values_reach_the_snapshot() -> None:
         storage: {data_dir: /data}
         limits: {max_file_size: 2MiB}
         cache: {fresh_for: 7s}
-        log: {format: json, level: error}
+        log: {format: json, level: error, requests: r.jsonl}
+        advisories: {osv_dir: /osv, refresh: 5m}
+        audit: {events: 1d, downloads: 2h}
         users: {u: {}, v: {}}
         upstreams:
           pypi: null
@@ -317,7 +443,9 @@ def test_values_reach_the_snapshot() -> None:
     assert snapshot.data_dir == "/data"
     assert snapshot.limits.max_file_size == 2 << 20
     assert snapshot.cache.fresh_for.total_seconds() == 7
-    assert (snapshot.log.format, snapshot.log.level) == ("json", "error")
+    assert snapshot.log == LogSettings("json", "error", "r.jsonl")
+    assert snapshot.advisories == AdvisorySettings("/osv", timedelta(minutes=5))
+    assert snapshot.audit == AuditSettings(timedelta(days=1), timedelta(hours=2))
     assert snapshot.users == {"u", "v"}
     assert list(snapshot.upstreams) == ["other"]
     other = snapshot.upstreams["other"]

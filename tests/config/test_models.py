@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from pydantic import TypeAdapter, ValidationError
 
-from proxy.config import values
+from proxy.config import models, values, words
 from proxy.config.models import Config, Group, Policy, Project, Section, Tls, Upstream
 from proxy.config.nodes import Substituted
 from proxy.domain.policy import POLICY_KEYS
@@ -251,26 +252,181 @@ def test_a_path_has_no_outer_slash_and_no_number_on_top(raw: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "pattern"), [("Acme.*", "acme-*"), ("*", "*"), ("Zope.Interface", "zope-interface")]
+    ("raw", "pattern"),
+    [("Acme.*", "acme-*"), ("*", "*"), ("Zope.Interface", "zope-interface"), ("3.10", "3-10")],
 )
-def test_patterns_are_normalised_as_names_are(raw: str, pattern: str) -> None:
-    assert accepted(values.Pattern, raw) == pattern
+@pytest.mark.parametrize("kind", [values.BarePattern, values.RuleText, models.PatternEntry, models.RuleEntry])
+def test_patterns_are_normalised_as_names_are(kind: Any, raw: str, pattern: str) -> None:
+    assert accepted(kind, raw) == values.Entry(pattern, pattern)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "pattern"),
+    [
+        ("Django>=4.2,<6", "django>=4.2,<6", "django"),
+        ("django >= 4.2, < 6", "django>=4.2,<6", "django"),
+        ("acme-*~=1.4", "acme-*~=1.4", "acme-*"),
+        ("*==0.0.*", "*==0.0.*", "*"),
+        ("a==1.0+local", "a==1.0+local", "a"),
+        ("a === 1.0-weird", "a===1.0-weird", "a"),
+        ("a!=1!2.0", "a!=1!2.0", "a"),
+    ],
+)
+@pytest.mark.parametrize("kind", [values.RuleText, models.RuleEntry])
+def test_the_versions_that_an_entry_speaks_of_stand_behind_its_pattern(
+    kind: Any, raw: str, text: str, pattern: str
+) -> None:
+    versions = SpecifierSet(text.removeprefix(pattern))
+    assert accepted(kind, raw) == values.Entry(text, pattern, versions)
 
 
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        ("django>=4.2", "without a version specifier"),
-        ("django ~= 4", "without a version specifier"),
-        ({"match": "x"}, "entries with match, reason or until are not supported"),
         (3.10, "in quotes"),
+        (True, "in quotes"),
+        (None, "in quotes"),
+        (date(2026, 5, 1), "in quotes"),
         ("a/b", "expected a name pattern such as acme-*"),
         ("-a", "expected a name pattern such as acme-*"),
         ("", "expected a name pattern such as acme-*"),
+        ("a b", "expected a name pattern such as acme-*"),
+        ("a[b]", "without extras"),
+        ("a; python_version < '3'", "without environment markers"),
+        ("a @ https://a.example/a.whl", "without an address"),
     ],
 )
-def test_what_is_not_a_pattern_is_refused_with_what_would_be(raw: object, told: str) -> None:
-    assert told in refused(values.Pattern, raw)
+@pytest.mark.parametrize("kind", [values.BarePattern, values.RuleText, models.PatternEntry, models.RuleEntry])
+def test_what_is_not_a_pattern_is_refused_with_what_would_be(kind: Any, raw: object, told: str) -> None:
+    assert told in refused(kind, raw)
+
+
+@pytest.mark.parametrize("raw", ["django>=4.2", "django ~= 4", "==1.0", "*<2"])
+@pytest.mark.parametrize("kind", [values.BarePattern, models.PatternEntry])
+def test_a_specifier_is_refused_where_an_entry_speaks_of_whole_names(kind: Any, raw: str) -> None:
+    assert "without a version specifier" in refused(kind, raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ("==1.0", "a name or * before the version specifier"),
+        (" >=1.0", "a name or * before the version specifier"),
+        ("a=1.0", "a version specifier such as >=4.2,<6 after the name"),
+        ("a>=1.0,", "a version specifier such as >=4.2,<6 after the name"),
+        ("a>=1.0,,<2", "a version specifier such as >=4.2,<6 after the name"),
+        ("a>=1.0 <2", "a version specifier such as >=4.2,<6 after the name"),
+        ("a>=latest", "a version specifier such as >=4.2,<6 after the name"),
+        ("a>=1.0+local", "a version specifier such as >=4.2,<6 after the name"),
+        ("a==1.\u0660", "a version specifier such as >=4.2,<6 after the name"),
+        ("a===1\x7f", "a version specifier such as >=4.2,<6 after the name"),
+        ("a (>=1.0)", "without brackets"),
+    ],
+)
+@pytest.mark.parametrize("kind", [values.RuleText, models.RuleEntry])
+def test_a_specifier_that_two_readers_could_read_differently_is_refused(
+    kind: Any, raw: str, told: str
+) -> None:
+    assert told in refused(kind, raw)
+
+
+def test_a_long_entry_says_why_and_until_when() -> None:
+    moment = datetime(2026, 5, 1, tzinfo=UTC)
+    long = {"until": date(2026, 5, 1), "reason": "it breaks", "match": "A.b<2"}
+    assert accepted(models.RuleEntry, long) == values.Entry(
+        "a-b<2", "a-b", SpecifierSet("<2"), "it breaks", moment
+    )
+    assert accepted(models.PatternEntry, {"match": "a"}) == values.Entry("a", "a")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"match": "a", "since": date(2026, 5, 1)},
+        {"match": "a", "until": None},
+        {"match": "a", "reason": ""},
+        {"match": "a", "reason": "x" * 501},
+        {"match": {"match": "a"}},
+        {"match": "a<2"},
+    ],
+)
+def test_other_long_entries_are_refused(raw: dict[str, object]) -> None:
+    assert refused(models.PatternEntry, raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "moment"),
+    [
+        (date(2026, 5, 1), datetime(2026, 5, 1, tzinfo=UTC)),
+        ("2026-05-01", datetime(2026, 5, 1, tzinfo=UTC)),
+        (Substituted("2026-05-01"), datetime(2026, 5, 1, tzinfo=UTC)),
+        ("2026-05-01T08:00:00Z", datetime(2026, 5, 1, 8, tzinfo=UTC)),
+        (datetime(2026, 5, 1, 10, tzinfo=timezone(timedelta(hours=2))), datetime(2026, 5, 1, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_date_is_its_first_moment_in_utc(raw: object, moment: datetime) -> None:
+    found = accepted(values.Moment, raw)
+    assert found == moment
+    assert isinstance(found, datetime)
+    assert found.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *("soon", "2026-5-1", "2026-02-30", "20260501", "2026-05-01T08:00:00", "2026-05-01 08:00:00Z"),
+        *("2026-05-01T08:00Z", "\u0662026-05-01", 2026, None, True, [], "2026-05-01\n"),
+        datetime(2026, 5, 1, 8),  # noqa: DTZ001 - what YAML makes of a moment without a zone
+        datetime(2026, 5, 1, 8, 0, 0, 1, tzinfo=UTC),
+    ],
+)
+def test_anything_else_is_not_a_date(raw: object) -> None:
+    told = "expected a date such as 2026-05-01, or a moment such as 2026-05-01T08:00:00Z"
+    assert refused(values.Moment, raw) == told
+
+
+def test_a_moment_beyond_the_years_of_the_calendar_is_refused() -> None:
+    raw = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2)))
+    assert refused(values.Moment, raw) == "expected a date between the years 1 and 9999"
+
+
+def test_no_vulnerability_counts_where_the_word_is_off_which_yaml_reads_as_false() -> None:
+    assert accepted(words.VulnerableWord, False) == accepted(words.VulnerableWord, "off") == "off"
+    for raw in (True, None, 0, "on", "Deny"):
+        assert refused(words.VulnerableWord, raw) == "expected off, warn or deny"
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "told"),
+    [(values.NotForwarded, (404, 451), "404 or 451"), (values.Refused, (451, 403), "451 or 403")],
+    ids=["not_forwarded", "refused"],
+)
+def test_statuses_of_refusals_are_those_that_clients_understand(
+    kind: Any, numbers: tuple[int, int], told: str
+) -> None:
+    for number in numbers:
+        assert accepted(kind, number) == number
+        assert accepted(kind, Substituted(str(number))) == number
+    for raw in (200, 500, "451", None, 451.0):
+        assert refused(kind, raw) == f"expected {told}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [
+        (models.Exemption, {"id": "CVE-1", "name": "a", "until": date(2026, 5, 1)}),
+        (models.Exemption, {"id": "CVE-1", "name": "a", "reason": "x"}),
+        (models.Exemption, {"id": "CVE-1", "name": "a*", "until": date(2026, 5, 1), "reason": "x"}),
+        (models.Exemption, {"id": "", "name": "a", "until": date(2026, 5, 1), "reason": "x"}),
+        (models.Protection, {"name": "a<2", "publish": "owner"}),
+        (models.Protection, {"name": "a", "publish": "reporter"}),
+        (models.Protection, {"name": "a", "delete": "developer"}),
+        (models.Protection, {"publish": "owner"}),
+    ],
+)
+def test_exemptions_and_protections_are_complete_and_mean_something(kind: Any, raw: dict[str, Any]) -> None:
+    assert refused(kind, raw)
 
 
 @pytest.mark.parametrize("raw", ["anonymous", "__token__", "a:b", "a b", "", "-a", "\u00e4", 7])
@@ -286,7 +442,7 @@ def test_an_upstream_is_named_as_a_directory_can_be(raw: object) -> None:
 def test_a_key_that_is_not_given_is_none_and_null_is_refused() -> None:
     assert Policy().forward is None
     assert Policy().deny is None
-    for key in ("forward", "upstreams", "reserve", "allow", "deny", "lock"):
+    for key in set(POLICY_KEYS) - {"uploaded_before"}:
         with pytest.raises(ValidationError):
             Policy.model_validate({key: None})
     for kind in (Project, Group):
@@ -295,9 +451,14 @@ def test_a_key_that_is_not_given_is_none_and_null_is_refused() -> None:
                 kind.model_validate({key: None})
 
 
+def test_null_takes_back_an_end_of_time_and_is_not_the_same_as_no_key() -> None:
+    assert Policy.model_validate({"uploaded_before": None}).model_fields_set == {"uploaded_before"}
+    assert Policy().model_fields_set == set()
+
+
 def test_policy_has_the_keys_that_the_domain_knows() -> None:
     assert tuple(Policy.model_fields) == POLICY_KEYS
-    assert set(values.LOCKABLE) == set(POLICY_KEYS) - {"lock"}
+    assert set(words.LOCKABLE) == set(POLICY_KEYS) - {"lock"}
 
 
 def test_groups_are_private_and_projects_as_wide_as_their_group() -> None:
@@ -307,10 +468,17 @@ def test_groups_are_private_and_projects_as_wide_as_their_group() -> None:
 
 def test_lock_takes_policy_keys_alone() -> None:
     assert Policy.model_validate({"lock": ["forward", "deny"]}).lock == ("forward", "deny")
-    for key in ("lock", "min_age", "*"):
-        assert refused(values.PolicyKey, key) == (
-            "expected forward, upstreams, list_upstream, reserve, allow, deny, identical_upload or local_versions"
-        )
+    for key in ("lock", "min-age", "*"):
+        told = refused(words.PolicyKey, key)
+        assert told.startswith("expected forward, not_forwarded, ")
+        assert told.endswith(" or local_versions")
+
+
+def test_warn_takes_the_keys_that_can_be_tried_out() -> None:
+    assert Policy.model_validate({"warn": ["deny", "min_age"]}).warn == ("deny", "min_age")
+    for key in ("forward", "vulnerable", "lock", "min_age_exempt"):
+        told = "expected allow, deny, min_age, uploaded_before or file_types"
+        assert refused(words.WarnKey, key) == told
 
 
 def test_a_list_is_not_made_of_a_string() -> None:
@@ -357,7 +525,7 @@ def test_values_cannot_be_changed() -> None:
 
 
 def test_every_key_has_a_description() -> None:
-    sections = Section.__subclasses__()
+    sections: list[type[Section]] = [*Section.__subclasses__(), models.LongRule]
     assert Config in sections
     missing = [
         f"{section.__name__}.{name}"

@@ -12,7 +12,16 @@ import pytest
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import json_schema, load, load_bytes, shipped_defaults
 from proxy.config.models import Upstream
-from proxy.domain.snapshot import CacheSettings, Limits, LogSettings, ServerSettings
+from proxy.config.values import Entry
+from proxy.domain.policy import POLICY_KEYS, SINGLE, Policy
+from proxy.domain.snapshot import (
+    AdvisorySettings,
+    AuditSettings,
+    CacheSettings,
+    Limits,
+    LogSettings,
+    ServerSettings,
+)
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -36,17 +45,50 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert config.limits.upload_idle_timeout == timedelta(seconds=60)
     assert config.cache.max_size == 50 * 1024**3
     assert config.cache.stale_if_error == timedelta(days=30)
-    assert config.policy.model_dump() == {
+    assert config.log.requests is None
+    assert config.advisories.osv_dir is None
+    assert config.advisories.refresh == timedelta(hours=1)
+    assert (config.audit.events, config.audit.downloads) == (timedelta(days=400), timedelta(days=90))
+    star = Entry("*", "*")
+    assert dict(config.policy) == {
         "forward": True,
+        "not_forwarded": 404,
+        "refused": 451,
         "upstreams": ("pypi",),
         "list_upstream": False,
+        "ask": "any",
         "reserve": (),
-        "allow": ("*",),
+        "shadow_upstream": "maintainer",
+        "allow": (star,),
         "deny": (),
+        "merge": (),
+        "min_age": timedelta(0),
+        "min_age_exempt": (),
+        "min_age_fixes": True,
+        "uploaded_before": None,
+        "file_types": ("wheel", "sdist"),
+        "yanked": "keep",
+        "withheld": "mark",
+        "removed": "hold",
+        "vulnerable": "off",
+        "severity": "high",
+        "vulnerable_exempt": (),
+        "warn": (),
+        "protect": (),
         "identical_upload": "reject",
         "local_versions": "accept",
         "lock": (),
     }
+    assert config.policy.model_fields_set == set(POLICY_KEYS)
+
+
+def test_the_policy_of_the_defaults_is_the_one_that_holds_where_nothing_is_said() -> None:
+    shipped = compile_snapshot(load(None, {})).tree.root.policy
+    plain = Policy(upstreams=("pypi",))
+    for key in SINGLE:
+        assert getattr(shipped, key) == getattr(plain, key), key
+    assert not [key for key in ("allow", "warn", "locked") if getattr(shipped, key)]
+    assert not [*shipped.deny, *shipped.merge, *shipped.min_age_exempt, *shipped.protect]
 
 
 def test_without_a_file_the_root_is_readable_by_anyone_and_has_one_project() -> None:
@@ -75,6 +117,8 @@ def test_the_compiled_settings_have_the_same_defaults() -> None:
         (config.log, LogSettings()),
         (config.limits, Limits()),
         (config.cache, CacheSettings()),
+        (config.advisories, AdvisorySettings()),
+        (config.audit, AuditSettings()),
     ):
         for key in type(section).model_fields:
             assert getattr(settings, key) == getattr(section, key), key
@@ -105,14 +149,21 @@ def test_the_checked_in_schema_is_the_generated_one() -> None:
     )
 
 
-def test_the_schema_refuses_unknown_keys_and_requires_none_but_of_tls() -> None:
+def test_the_schema_refuses_unknown_keys_and_requires_few() -> None:
     schema = json_schema()
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["title"]
     assert "required" not in schema
+    required = {
+        "Tls": ["certificate", "key"],
+        "LongPattern": ["match"],
+        "LongRule": ["match"],
+        "Exemption": ["id", "name", "until", "reason"],
+        "Protection": ["name"],
+    }
     for name, definition in schema["$defs"].items():
         assert definition["additionalProperties"] is False, name
-        assert ("required" in definition) == (name == "Tls"), name
+        assert definition.get("required") == required.get(name), name
 
 
 def _keys(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -125,7 +176,17 @@ def _keys(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def test_every_key_stands_in_the_reference(section: str, key: str) -> None:
     reference = (CONFIG / "README.md").read_text()
     prefix = {"Tls": "server.tls."}.get(section, f"{section.lower()}.")
-    in_sections = section in {"Server", "Tls", "Log", "Storage", "Limits", "Cache", "Oidc"}
+    in_sections = section in {
+        "Server",
+        "Tls",
+        "Log",
+        "Storage",
+        "Limits",
+        "Cache",
+        "Oidc",
+        "Advisories",
+        "Audit",
+    }
     assert f"`{prefix if in_sections else ''}{key}`" in reference
 
 
