@@ -30,7 +30,8 @@ def claims() -> None:
 def list_all(invocation: Invocation, tenant: NamespacePath | None) -> None:
     """List the names that are never asked upstream: published, deleted or reserved here.
 
-    TENANT is a top-level group, or / for the instance itself; without one, all are listed.
+    TENANT is a top-level group, or / for the instance itself; without one, all are listed. Shadows names the
+    upstream that had a name when it was first published here, or says that none could be asked.
 
     \b
     pypi-overlay claim list
@@ -40,7 +41,9 @@ def list_all(invocation: Invocation, tenant: NamespacePath | None) -> None:
     async def act(instance: Instance) -> list[Item]:
         tree = instance.snapshot.tree
         wanted = None if tenant is None else registry.find_tenant(tree, tenant)
-        listed = await instance.registry.read(partial(registry.list_claims, tree=tree, tenant=wanted))
+        listed = await instance.registry.read(
+            partial(registry.list_claims, tree=tree, tenant=wanted, now=instance.now())
+        )
         return [*listed]
 
     output.print_items(
@@ -54,6 +57,8 @@ def list_all(invocation: Invocation, tenant: NamespacePath | None) -> None:
             "Since": "since",
             "By": "by",
             "At root": "at_root",
+            "Shadows": lambda item: item.get("shadows"),
+            "Until": lambda item: item.get("until"),
             "Origin": _place,
         },
         empty="no names are claimed",
@@ -91,7 +96,7 @@ def release(invocation: Invocation, tenant: NamespacePath, name: str, yes: bool)
             registry.release, tree=tree, owner=owner, wanted=name, by=By(OPERATOR, instance.now())
         )
         released = await instance.registry.change(give_free)
-        return released, tree.reserved(owner, released)
+        return released, tree.reserved(owner, released, instance.now())
 
     released, reserved = run(invocation, act)
     if invocation.json:

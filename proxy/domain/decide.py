@@ -10,15 +10,29 @@ publish (`admit`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from proxy.domain.access import Sight
+from proxy.domain.filenames import FileType
+from proxy.domain.moments import new_year, told
 from proxy.domain.names import Name
 from proxy.domain.namespaces import ROOT, Kind, Namespace, NamespacePath, Tree, is_within
-from proxy.domain.policy import Origin, Policy, Rule
+from proxy.domain.policy import (
+    Exemption,
+    Marking,
+    Origin,
+    Policy,
+    Rating,
+    Removed,
+    Rule,
+    Vulnerable,
+    Yanked,
+    live,
+    text_of,
+)
 
 
 class Word(StrEnum):
@@ -54,12 +68,18 @@ class OwnedKind(StrEnum):
 class Owned:
     """A project owns the name: by files, or by a tombstone where all were deleted.
 
-    `project` is the root's empty path where a dropped namespace left its claim to the instance.
+    `project` is the root's empty path where a dropped namespace left its claim to the instance. `first_upload`: of
+    the oldest of its files that are still there; None: as `since`.
     """
 
     project: NamespacePath
     kind: OwnedKind
     since: datetime
+    first_upload: datetime | None = None
+
+    def had_files_at(self, moment: datetime) -> bool:
+        """Whether a file that is still there had been uploaded before `moment`."""
+        return self.kind is OwnedKind.FILES and (self.first_upload or self.since) < moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +112,84 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question: this name, at this index, by somebody with this sight. That the index may be asked is checked."""
+    """A question: this name, at this index, by somebody with this sight. That the index may be asked is checked.
+
+    `as_of`: the index as of that instant, for dated views (contract 2); None: as it is now.
+    """
 
     index: Namespace
     name: Name
     sight: Sight
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FileRules:
-    """What `screen` needs of the policy at the index."""
+    """What `screen` needs of the policy at the index: the rules about files of one name.
+
+    Attributes:
+        deny: rules with a specifier that cover the name; none of them is void.
+        allow: for each level that restricts the versions of the name, the rules of which one has to admit a version.
+        exempt: entries of `min_age_exempt` that cover the name; none of them is void.
+        vulnerable_exempt: entries for the name; none of them is void.
+        said: as `policy.Policy` has it; `rule` reads it.
+        warn: keys that are not enforced, but told of.
+        as_of: of a dated view: only files that are older.
+
+    The others are as `policy.Policy` has them.
+    """
 
     index: NamespacePath
+    deny: tuple[Rule, ...] = ()
+    allow: tuple[tuple[Rule, ...], ...] = ()
+    min_age: timedelta = timedelta(0)
+    exempt: tuple[Rule, ...] = ()
+    min_age_fixes: bool = True
+    uploaded_before: datetime | None = None
+    file_types: frozenset[FileType] = frozenset({"wheel", "sdist"})
+    yanked: Yanked = "keep"
+    withheld: Marking = "mark"
+    removed: Removed = "hold"
+    vulnerable: Vulnerable = "off"
+    severity: Rating = "high"
+    vulnerable_exempt: tuple[Exemption, ...] = ()
+    said: Mapping[str, Rule] = field(default_factory=dict)
+    warn: frozenset[str] = frozenset()
+    as_of: datetime | None = None
+
+    def rule(self, key: str) -> Rule:
+        """The rule that says the value of a key of `policy.SINGLE`; of the defaults where nothing does."""
+        return self.said.get(key) or Rule(key, text_of(getattr(self, key)), "")
 
     @property
     def token(self) -> str:
-        """Equal for rules that screen every page alike at every index: all fields but where they come from."""
-        return repr([getattr(self, each.name) for each in fields(self) if each.name != "index"])
+        """Equal for rules that screen every page alike and give the same reasons, at whatever index.
+
+        The same in every process and at every start: what is made of a page is kept on disk under it.
+        """
+        patterns = [
+            [(rule.text, rule.namespace, rule.reason, rule.until) for rule in rules]
+            for rules in (self.deny, self.exempt, *self.allow)
+        ]
+        spared = [(one.advisory, one.namespace, one.reason, one.until) for one in self.vulnerable_exempt]
+        values = (
+            *(self.min_age, self.min_age_fixes, self.uploaded_before, sorted(self.file_types), self.yanked),
+            *(self.withheld, self.removed, self.vulnerable, self.severity, sorted(self.warn), self.as_of),
+        )
+        whose = [self.said[key].namespace if key in self.said else "" for key in _TOLD]
+        return repr((patterns, spared, values, whose))
+
+
+_TOLD = ("min_age", "uploaded_before", "file_types", "yanked", "removed", "vulnerable")
+"""The keys of which a reason names the group that says them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A rule that would have refused, were its key not in `warn`, with a sentence for people."""
+
+    rule: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,47 +197,96 @@ class Decision:
     """The answer to `Asked`.
 
     Attributes:
-        projects: whose files are served, where the word is private or merged.
+        projects: whose files are served, where the word is private or merged; they stay where merging fails.
+        taken_by: of a merged name: projects whose versions shadow those of upstreams, readable or not.
         ask: upstreams to ask, in order; empty unless the word is upstream or merged. Only they may be asked.
+        known_only: they are asked only if the name stands in their kept list.
         rules: what the files of upstream pages must pass.
         rule: the deciding rule in printable ASCII, where there is one that the caller may know of.
         reason: a sentence for people.
+        until: when the deciding rule becomes void; None: never.
         tenant: who owns the name, where the caller may know; '' is the instance.
         challenge: the owner cannot be read anonymously and the caller is anonymous: answer 401.
         upstream: the upstream that answered, or failed.
         trouble: why the word is unavailable.
         retry_after: seconds, at most 5, where the word is unavailable.
+        refused, not_forwarded: the statuses of `policy.Policy`.
+        warned: rules that would have refused the name, were they enforced.
+        good_until: when the clock alone may change this decision; None: never.
     """
 
     word: Word
     reason: str
     trail: tuple[Step, ...]
     projects: tuple[NamespacePath, ...] = ()
+    taken_by: tuple[NamespacePath, ...] = ()
     ask: tuple[str, ...] = ()
+    known_only: bool = False
     rules: FileRules | None = None
     rule: str | None = None
+    until: datetime | None = None
     tenant: NamespacePath | None = None
     challenge: bool = False
     upstream: str | None = None
     trouble: Trouble | None = None
     retry_after: int | None = None
+    refused: int = 451
+    not_forwarded: int = 404
+    warned: tuple[Warned, ...] = ()
+    good_until: datetime | None = None
 
     def as_found(self, name: Name, upstream: str, detail: str) -> Decision:
         """The same, with the upstream that knows the name; `detail` says how we know."""
-        step = Step("upstream", "pass", f"{upstream} has it ({detail})")
-        return replace(self, upstream=upstream, reason=f"{upstream} has {name}", trail=(*self.trail, step))
+        step = found_step(upstream, detail)
+        reason = f"{upstream} has {name}"
+        if self.word is Word.MERGED:
+            reason = f"{_published(name, self.projects)}, and {reason}"
+        return replace(self, upstream=upstream, reason=reason, trail=(*self.trail, step))
+
+    def as_not_listed(self, name: Name, upstream: str) -> Decision:
+        """The same, after an upstream was not asked, since the name does not stand in its kept list."""
+        step = Step("upstream", "pass", f"{name} is not on the kept list of {upstream}, so it is not asked")
+        return replace(self, trail=(*self.trail, step))
+
+    def as_absent(self, name: Name, upstream: str) -> Decision:
+        """The same, after an upstream said that it has no such project."""
+        step = Step("upstream", "pass", f"{upstream} has no project {name}")
+        return replace(self, trail=(*self.trail, step))
+
+    def as_held(self, name: Name, upstream: str) -> Decision:
+        """As `as_found`, where the upstream has the project no more, but files of it are kept and served."""
+        step = Step("upstream", "pass", f"files of {name} that {upstream} removed are kept and served")
+        found = self.as_found(name, upstream, "")
+        reason = found.reason.removesuffix(f"{upstream} has {name}") + f"{upstream} had {name}"
+        return replace(found, reason=reason, trail=(*self.trail, step))
 
     def as_unknown(self, name: Name) -> Decision:
-        """No upstream knows the name."""
+        """No upstream knows the name: private files stand alone, where there are any."""
         asked = ", ".join(self.ask)
-        reason = f"{name} is neither published here nor known to {asked}"
         step = Step("upstream", "stop", f"no such project at {asked}")
-        return replace(self, word=Word.UNKNOWN, reason=reason, ask=(), rules=None, trail=(*self.trail, step))
+        is_alone = self.word is Word.MERGED
+        reason = f"{name} is neither published here nor known to {asked}"
+        if self.known_only:
+            reason += (
+                "; only names on a kept list are asked for, and a new one comes onto it with the next refresh"
+            )
+        return replace(
+            self,
+            word=Word.PRIVATE if is_alone else Word.UNKNOWN,
+            reason=self.reason if is_alone else reason,
+            ask=(),
+            rules=None,
+            taken_by=(),
+            rule=None,
+            until=None,
+            warned=(),
+            trail=(*self.trail, step),
+        )
 
     def as_unavailable(
         self, name: Name, upstream: str, trouble: Trouble, because: str, retry_after: int | None = None
     ) -> Decision:
-        """An upstream failed and nothing usable is kept: never 'not found', never an empty page."""
+        """An upstream failed and nothing usable is kept: never 'not found', never an empty or half a page."""
         step = Step("upstream", "stop", f"{upstream}: {because}")
         return replace(
             self,
@@ -164,11 +294,18 @@ class Decision:
             reason=f"{upstream} gives no usable answer for {name} now: {because}",
             ask=(),
             rules=None,
+            rule=None,
+            until=None,
             upstream=upstream,
             trouble=trouble,
             retry_after=min(5, max(1, retry_after or 2)),
             trail=(*self.trail, step),
         )
+
+
+def found_step(upstream: str, detail: str) -> Step:
+    """The step of an upstream that knows the name, with which the trail of `Decision.as_found` ends."""
+    return Step("upstream", "pass", f"{upstream} has it ({detail})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +316,36 @@ class _Cause:
     rule: str
     reason: str
     origin: Origin | PackageOrigin | None
+    until: datetime | None = None
 
 
-def decide(asked: Asked, facts: NameFacts, tree: Tree) -> Decision:
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A question with what belongs to it.
+
+    Attributes:
+        owned: what counts at this index of who owns the name.
+        reserved: the rules by which its owners at this index reserve the name; none of them is void.
+        is_mergeable: whether nobody reserves it whose patterns count here.
+    """
+
+    asked: Asked
+    tree: Tree
+    now: datetime
+    owned: tuple[Owned, ...]
+    reserved: tuple[Rule, ...]
+    is_mergeable: bool
+
+    @property
+    def name(self) -> Name:
+        return self.asked.name
+
+    @property
+    def policy(self) -> Policy:
+        return self.asked.index.policy
+
+
+def decide(asked: Asked, facts: NameFacts, tree: Tree, now: datetime) -> Decision:
     """Say who owns `asked.name` at `asked.index`, as seen by `asked.sight`, and why.
 
     Pure: equal arguments give an equal decision. Steps follow the contract, section 4; the first that settles
@@ -191,51 +355,111 @@ def decide(asked: Asked, facts: NameFacts, tree: Tree) -> Decision:
         asked: an index that may be asked; that has been checked.
         facts: everything the registry holds of this name, read anew after every wait.
         tree: the configuration in force.
+        now: aware; rules whose time is over are void.
 
     Returns:
-        A decision whose `ask` is empty unless the word is upstream. Only then may an upstream be asked, in
-        that order, and its files must pass `screen` with `rules`.
+        A decision whose `ask` is empty unless the word is upstream or merged. Only then may an upstream be asked,
+        in that order, and its files must pass `screen` with `rules`.
 
     Sources: contract 4.3-4.6. Raises nothing.
     """
-    index, name = asked.index, asked.name
-    owner = tree.owner(index.path)
+    reserves = _in_force(tree, asked.name, now)
+    case = _case(asked, facts, tree, now, reserves)
+    decision = _decided(case)
+    policy = asked.index.policy
+    end = _earliest(decision.good_until, *(rule.until for _, rule in reserves))
+    if end is not None or asked.as_of is not None:
+        # Such moments are told with their year, where that is not the present one.
+        end = _earliest(end, new_year(now.astimezone(UTC).year + 1))
+    settled = (decision.refused, decision.not_forwarded, decision.good_until)
+    if settled == (policy.refused, policy.not_forwarded, end):
+        return decision
+    return replace(decision, refused=policy.refused, not_forwarded=policy.not_forwarded, good_until=end)
+
+
+def _earliest(*moments: datetime | None) -> datetime | None:
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def _case(
+    asked: Asked,
+    facts: NameFacts,
+    tree: Tree,
+    now: datetime,
+    reserves: tuple[tuple[NamespacePath, Rule], ...],
+) -> _Case:
+    """What counts at the index of a question: of its tenant and of the instance; at the root of one owner."""
+    owned, reserved = _owning(asked.index, facts, tree, reserves)
+    # At the root a name has one owner, but an upstream that is asked there learns it of all who reserve it.
+    barring = any(tree.counts_at_root(at) for at, _ in reserves) if asked.index.is_root else bool(reserved)
+    return _Case(asked, tree, now, owned, reserved, not barring)
+
+
+def _owning(
+    index: Namespace, facts: NameFacts, tree: Tree, reserves: tuple[tuple[NamespacePath, Rule], ...]
+) -> tuple[tuple[Owned, ...], tuple[Rule, ...]]:
+    """Whose packages, and whose patterns, count at an index, of all that there are of a name."""
     if index.is_root:
-        root_owner = owner_at_root(name, facts, tree)
-        relevant = tuple(
-            o for o in facts.owned if root_owner is not None and tree.owner(o.project) == root_owner
-        )
-        claimants: tuple[NamespacePath, ...] = () if root_owner is None else (root_owner,)
+        owner = _owner_at_root(facts, tree, reserves)
+        owners: tuple[NamespacePath, ...] = () if owner is None else (owner,)
     else:
-        relevant = tuple(o for o in facts.owned if tree.owner(o.project) in (owner, ROOT))
-        claimants = (owner,) if owner == ROOT else (owner, ROOT)
+        tenant = tree.owner(index.path)
+        owners = (tenant,) if tenant == ROOT else (tenant, ROOT)
+    owned = tuple(one for one in facts.owned if tree.owner(one.project) in owners)
+    return owned, tuple(rule for owner in owners for at, rule in reserves if at == owner)
 
-    private = _private(asked, relevant, tree)
-    if private is not None:
-        return replace(private, tenant=_known_owner(asked, tree, private.projects[0]))
-    trail = [Step("private", "pass", f"no readable project at or below {index.title} has files of {name}")]
 
-    claimed = _claimed(asked, relevant, claimants, tree, trail)
+def is_owned(index: Namespace, name: Name, facts: NameFacts, tree: Tree, now: datetime) -> bool:
+    """Whether somebody owns a name at an index, so that an upstream has a say there only if it is merged.
+
+    The arguments are those of `decide`.
+    """
+    owned, reserved = _owning(index, facts, tree, _in_force(tree, name, now))
+    return bool(owned or reserved)
+
+
+def _in_force(tree: Tree, name: Name, now: datetime) -> tuple[tuple[NamespacePath, Rule], ...]:
+    return tuple((owner, rule) for owner, rule in tree.reserving(name) if not rule.is_void(now))
+
+
+def _decided(case: _Case) -> Decision:
+    projects = _private_projects(case)
+    if projects:
+        return _private(case, projects)
+    asked, index = case.asked, case.asked.index
+    trail = [
+        Step("private", "pass", f"no readable project at or below {index.title} has files of {asked.name}")
+    ]
+    claimed = _claimed(case, trail)
     if claimed is not None:
         return claimed
-    trail.append(Step("claimed", "pass", f"nobody owns or reserves {name} for {index.title}"))
-    return _forwarded(asked, index.policy, trail)
+    trail.append(Step("claimed", "pass", f"nobody owns or reserves {asked.name} for {index.title}"))
+    return _forwarded(case, trail)
 
 
-def owner_at_root(name: Name, facts: NameFacts, tree: Tree) -> NamespacePath | None:
+def owner_at_root(name: Name, facts: NameFacts, tree: Tree, now: datetime) -> NamespacePath | None:
     """To whom the name belongs at the root: the one owner of contract 4.4; '' is the instance, None nobody.
 
     The instance, where a project of its own has or had files; else the first tenant whose `reserve` matches,
-    in file order; else the tenant that published first; else the root's `reserve`.
+    in file order; else the tenant that published first; else the root's `reserve`. Tenants whose names do not
+    count at the root (`at_root: false`) are passed over.
     """
-    owners = [tree.owner(owned.project) for owned in facts.owned]
+    return _owner_at_root(facts, tree, _in_force(tree, name, now))
+
+
+def _owner_at_root(
+    facts: NameFacts, tree: Tree, reserves: Iterable[tuple[NamespacePath, Rule]]
+) -> NamespacePath | None:
+    owners = [owner for one in facts.owned if tree.counts_at_root(owner := tree.owner(one.project))]
     if ROOT in owners:
         return ROOT
-    for tenant, _ in tree.reserving_tenants(name):
-        return tenant
+    reserving = [owner for owner, _ in reserves if tree.counts_at_root(owner)]
+    for tenant in reserving:
+        if tenant != ROOT:
+            return tenant
     if owners:
         return owners[0]
-    return ROOT if tree.reserved(ROOT, name) is not None else None
+    return ROOT if reserving else None
 
 
 def shows(tree: Tree, project: NamespacePath) -> bool:
@@ -244,59 +468,91 @@ def shows(tree: Tree, project: NamespacePath) -> bool:
     return namespace is not None and namespace.packages
 
 
-def _private(asked: Asked, relevant: tuple[Owned, ...], tree: Tree) -> Decision | None:
-    projects = tuple(
+def _private_projects(case: _Case) -> tuple[NamespacePath, ...]:
+    asked = case.asked
+    return tuple(
         owned.project
-        for owned in relevant
+        for owned in case.owned
         if owned.kind is OwnedKind.FILES
         and is_within(owned.project, asked.index.path)
         and owned.project in asked.sight.readable
-        and shows(tree, owned.project)
+        and shows(case.tree, owned.project)
+        and (asked.as_of is None or owned.had_files_at(asked.as_of))
     )
-    if not projects:
-        return None
-    reason = f"{', '.join(projects)} publishes {asked.name}"
-    step = Step("private", "stop", reason, PackageOrigin(asked.name, projects[0]))
-    return Decision(Word.PRIVATE, reason, (step,), projects=projects)
 
 
-def _known_owner(asked: Asked, tree: Tree, path: NamespacePath) -> NamespacePath | None:
-    owner = tree.owner(path)
-    return owner if owner in asked.sight.askable else None
+def _private(case: _Case, projects: tuple[NamespacePath, ...]) -> Decision:
+    name = case.name
+    reason = _published(name, projects)
+    alone = Decision(
+        Word.PRIVATE,
+        reason,
+        (Step("private", "stop", reason, PackageOrigin(name, projects[0])),),
+        projects=projects,
+        tenant=_known_owner(case, projects[0]),
+    )
+    merging, end = live(case.policy.merge.covering(name), case.now)
+    if not merging:
+        return alone
+    alone = replace(alone, good_until=end)
+    if not case.is_mergeable:
+        because = f"{reason}; it is not merged, since it is reserved"
+        return replace(alone, trail=(replace(alone.trail[0], because=because),))
+    rule = merging[0]
+    because = f"{reason}, and {rule.at} has it in merge ({rule.value})"
+    trail = [Step("private", "pass", because, rule.origin)]
+    forwarded = _forwarded(case, trail)
+    joined = replace(alone, trail=forwarded.trail, good_until=_earliest(end, forwarded.good_until))
+    if not forwarded.ask:
+        return joined
+    return replace(
+        joined,
+        word=Word.MERGED,
+        rule=rule.text,
+        until=rule.until,
+        ask=forwarded.ask,
+        known_only=forwarded.known_only,
+        rules=forwarded.rules,
+        warned=forwarded.warned,
+        taken_by=tuple(owned.project for owned in case.owned if owned.kind is OwnedKind.FILES),
+    )
 
 
-def _claimed(
-    asked: Asked,
-    relevant: tuple[Owned, ...],
-    claimants: tuple[NamespacePath, ...],
-    tree: Tree,
-    trail: list[Step],
-) -> Decision | None:
-    causes = [*_causes(asked, relevant, claimants, tree)]
+def _published(name: Name, projects: tuple[NamespacePath, ...]) -> str:
+    return f"{', '.join(projects)} {'publishes' if len(projects) == 1 else 'publish'} {name}"
+
+
+def _known_owner(case: _Case, path: NamespacePath) -> NamespacePath | None:
+    owner = case.tree.owner(path)
+    return owner if owner in case.asked.sight.askable else None
+
+
+def _claimed(case: _Case, trail: list[Step]) -> Decision | None:
+    causes = [*_causes(case)]
     if not causes:
         return None
-    challenge = asked.sight.anonymous and any(cause.at not in asked.sight.readable for cause in causes)
+    sight = case.asked.sight
+    challenge = sight.anonymous and any(cause.at not in sight.readable for cause in causes)
     for cause in causes:
-        if cause.at in asked.sight.askable:
+        if cause.at in sight.askable:
             step = Step("claimed", "stop", cause.reason, cause.origin)
             return Decision(
                 Word.CLAIMED,
                 cause.reason,
                 (*trail, step),
                 rule=cause.rule,
-                tenant=_known_owner(asked, tree, cause.at),
+                until=cause.until,
+                tenant=_known_owner(case, cause.at),
                 challenge=challenge,
             )
     # Whoever owns it is out of this caller's sight: not even its existence is told.
-    reason = f"{asked.name} is reserved on this server"
+    reason = f"{case.name} is reserved on this server"
     return Decision(Word.CLAIMED, reason, (*trail, Step("claimed", "stop", reason)), challenge=challenge)
 
 
-def _causes(
-    asked: Asked, relevant: tuple[Owned, ...], claimants: tuple[NamespacePath, ...], tree: Tree
-) -> Iterator[_Cause]:
-    name = asked.name
-    for owned in relevant:
+def _causes(case: _Case) -> Iterator[_Cause]:
+    name, index, as_of = case.name, case.asked.index, case.asked.as_of
+    for owned in case.owned:
         at, origin = owned.project, PackageOrigin(name, owned.project)
         if at == ROOT:
             yield _Cause(
@@ -308,62 +564,119 @@ def _causes(
         elif owned.kind is OwnedKind.TOMBSTONE:
             reason = f"{name} was deleted from {at} and stays claimed; an owner may release it"
             yield _Cause(at, f"tombstone {at}", reason, origin)
+        elif as_of is not None and is_within(at, index.path) and not owned.had_files_at(as_of):
+            reason = f"{name} belongs to {at}, which published it after {told(as_of, case.now)}"
+            yield _Cause(at, f"package {at}", reason, origin)
         else:
             yield _Cause(
                 at, f"package {at}", f"{name} belongs to {at}, which this index does not show", origin
             )
-    for owner in claimants:
-        rule = tree.reserved(owner, name)
-        if rule is not None:
-            at = NamespacePath(rule.namespace)
-            where = at or "the instance"
-            yield _Cause(
-                at,
-                rule.text,
-                f"{name} is reserved by {where} ({rule.value}) and not published here",
-                rule.origin,
-            )
+    for rule in case.reserved:
+        reason = f"{name} is reserved by {rule.at} ({rule.value}) and not published here"
+        yield _Cause(
+            NamespacePath(rule.namespace),
+            rule.text,
+            reason + _behind(rule, case.now),
+            rule.origin,
+            rule.until,
+        )
 
 
-def _forwarded(asked: Asked, policy: Policy, trail: list[Step]) -> Decision:
-    name, index = asked.name, asked.index
+def _forwarded(case: _Case, trail: list[Step]) -> Decision:
+    name, index, policy = case.name, case.asked.index, case.policy
     if not policy.forward or not policy.upstreams:
-        rule = policy.forward_rule if not policy.forward else policy.upstreams_rule
         key = "forward" if not policy.forward else "upstreams"
+        rule = policy.rule(key)
         what = "forwarding is off" if not policy.forward else "there is no upstream"
         reason = (
             f"{name} is not published here, and {what} for {index.title}{_whence(rule, key, index, policy)}"
         )
         step = Step("forward", "stop", reason, rule.origin)
         return Decision(Word.NOT_FORWARDED, reason, (*trail, step), rule=rule.text.strip())
-    trail.append(
-        Step("forward", "pass", f"forwards to {', '.join(policy.upstreams)}", policy.forward_rule.origin)
-    )
-    denied = policy.deny.match(name)
-    if denied is not None:
-        reason = f"{name} is denied by {denied.namespace or 'the instance'} ({denied.value})"
-        step = Step("allow", "stop", reason, denied.origin)
-        return Decision(Word.DENIED, reason, (*trail, step), rule=denied.text)
+    forward = policy.rule("forward")
+    trail.append(Step("forward", "pass", f"forwards to {', '.join(policy.upstreams)}", forward.origin))
+    denying, end = live(policy.deny.covering(name), case.now)
+    warned: list[Warned] = []
+    for rule in denying:
+        if rule.specifier is not None:
+            continue
+        reason = f"{name} is denied by {rule.at} ({rule.value}){_behind(rule, case.now)}"
+        if "deny" not in policy.warn:
+            step = Step("allow", "stop", reason, rule.origin)
+            return Decision(
+                Word.DENIED, reason, (*trail, step), rule=rule.text, until=rule.until, good_until=end
+            )
+        warned.append(Warned(rule.text, reason))
+        trail.append(Step("allow", "pass", f"{reason}; only warned of", rule.origin))
+        break
+    levels: list[tuple[Rule, ...]] = []
     for allowed in policy.allow:
-        if allowed.patterns.match(name) is None:
-            reason = f"{name} is not in the allow list of {allowed.namespace or 'the instance'}"
+        admitting = allowed.patterns.covering(name)
+        if admitting:
+            if all(rule.specifier is not None for rule in admitting):
+                levels.append(admitting)
+            continue
+        reason = f"{name} is not in the allow list of {allowed.at}"
+        if "allow" not in policy.warn:
             step = Step("allow", "stop", reason, allowed.origin)
-            return Decision(Word.DENIED, reason, (*trail, step), rule="allow")
-    trail.append(Step("allow", "pass", "allowed, and not denied"))
+            return Decision(Word.DENIED, reason, (*trail, step), rule="allow", good_until=end)
+        warned.append(Warned("allow", reason))
+        trail.append(Step("allow", "pass", f"{reason}; only warned of", allowed.origin))
+    if not warned:
+        trail.append(Step("allow", "pass", "allowed, and not denied"))
+    specific = tuple(rule for rule in denying if rule.specifier is not None)
+    rules, rules_end = _file_rules(case, specific, tuple(levels))
     return Decision(
         Word.UPSTREAM,
         f"{name} is asked of {', '.join(policy.upstreams)}",
         tuple(trail),
         ask=policy.upstreams,
-        rules=FileRules(index.path),
+        known_only=policy.ask == "known",
+        rules=rules,
+        warned=tuple(warned),
+        good_until=_earliest(end, rules_end),
     )
+
+
+def _file_rules(
+    case: _Case, deny: tuple[Rule, ...], allow: tuple[tuple[Rule, ...], ...]
+) -> tuple[FileRules, datetime | None]:
+    """The rules about the files of a name, and when the clock alone changes which they are."""
+    policy, now = case.policy, case.now
+    exempt, end = live(policy.min_age_exempt.covering(case.name), now)
+    spared = tuple(one for one in policy.vulnerable_exempt.of(case.name) if now < one.until)
+    rules = FileRules(
+        index=case.asked.index.path,
+        deny=deny,
+        allow=allow,
+        min_age=policy.min_age,
+        exempt=exempt,
+        min_age_fixes=policy.min_age_fixes,
+        uploaded_before=policy.uploaded_before,
+        file_types=policy.file_types,
+        yanked=policy.yanked,
+        withheld=policy.withheld,
+        removed=policy.removed,
+        vulnerable=policy.vulnerable,
+        severity=policy.severity,
+        vulnerable_exempt=spared,
+        said=policy.said,
+        warn=policy.warn,
+        as_of=case.asked.as_of,
+    )
+    return rules, _earliest(end, *(one.until for one in spared))
+
+
+def _behind(rule: Rule, now: datetime) -> str:
+    """What stands behind a sentence about a long entry: its end and its author's reason."""
+    end = "" if rule.until is None else f" until {told(rule.until, now)}"
+    return end + ("" if rule.reason is None else f": {rule.reason}")
 
 
 def _whence(rule: Rule, key: str, index: Namespace, policy: Policy) -> str:
     """Where the value comes from: the index itself (or its project's group), above it, or a lock."""
-    at = rule.namespace or "the instance"
     if policy.locked.get(key) == rule.namespace and rule.namespace != index.path:
-        return f", locked by {at}"
+        return f", locked by {rule.at}"
     if rule.namespace == index.path:
         return ""
-    return f", by {at}" if index.kind is Kind.PROJECT else f", inherited from {at}"
+    return f", by {rule.at}" if index.kind is Kind.PROJECT else f", inherited from {rule.at}"

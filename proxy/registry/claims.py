@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import Connection
 
 from proxy.domain.decide import NameFacts, OwnedKind, owner_at_root
 from proxy.domain.moments import iso
 from proxy.domain.names import Name, parse_name, parse_pattern
-from proxy.domain.namespaces import NamespacePath, Tree
+from proxy.domain.namespaces import ROOT, NamespacePath, Tree
 from proxy.domain.policy import Rule
 from proxy.errors import NoSuchName, NoSuchNamespace, StillInUse
 from proxy.registry import listing, packages
 from proxy.storage import audit
 from proxy.storage.audit import By
 from proxy.storage.database import Change
+
+
+class Kind(StrEnum):
+    """How a name is claimed."""
+
+    PACKAGE = "package"
+    TOMBSTONE = "tombstone"
+    RESERVE = "reserve"
+
+
+def kind_of(claim: listing.Claim) -> Kind:
+    """How a project claims a name."""
+    return Kind.PACKAGE if claim.kind is OwnedKind.FILES else Kind.TOMBSTONE
 
 
 def find_tenant(tree: Tree, path: NamespacePath) -> NamespacePath:
@@ -31,8 +46,14 @@ def find_tenant(tree: Tree, path: NamespacePath) -> NamespacePath:
     return owner
 
 
-def list_claims(connection: Connection, tree: Tree, tenant: NamespacePath | None) -> list[dict[str, object]]:
-    """Every claim of one tenant, or of all, in the shape of contract 12: names first, then patterns."""
+def list_claims(
+    connection: Connection, tree: Tree, tenant: NamespacePath | None, now: datetime
+) -> list[dict[str, object]]:
+    """Every claim of one tenant, or of all, in the shape of contract 12: names first, then patterns in force.
+
+    Two keys stand only where they say something: `shadows` of a name (an upstream had it when it was first
+    published, or `unchecked`), and `until` of a pattern.
+    """
     facts = packages.all_facts(connection)
     named: list[tuple[NamespacePath, dict[str, object]]] = []
     for claim in listing.claims(connection):
@@ -40,37 +61,59 @@ def list_claims(connection: Connection, tree: Tree, tenant: NamespacePath | None
         item: dict[str, object] = {
             "tenant": owner or "/",
             "name": claim.name,
-            "kind": "package" if claim.kind is OwnedKind.FILES else "tombstone",
+            "kind": kind_of(claim),
             "project": claim.project or "/",
             "since": iso(claim.since),
             "by": claim.by,
-            "at_root": owner_at_root(claim.name, facts[claim.name], tree) == owner,
+            "at_root": owner_at_root(claim.name, facts[claim.name], tree, now) == owner,
             "origin": None,
         }
+        if claim.shadows is not None:
+            item["shadows"] = claim.shadows
         named.append((owner, item))
-    for owner, rule in tree.all_reserves():
-        named.append((owner, _reserved(owner, rule, facts, tree)))
+    reserves = [(owner, rule) for owner, rule in tree.all_reserves() if not rule.is_void(now)]
+    first = _first_reserving(reserves, tree)
+    named.extend((owner, _reserved(owner, rule, facts, first, tree, now)) for owner, rule in reserves)
     return [item for owner, item in named if tenant is None or owner == tenant]
 
 
 def _reserved(
-    owner: NamespacePath, rule: Rule, facts: Mapping[Name, NameFacts], tree: Tree
+    owner: NamespacePath,
+    rule: Rule,
+    facts: Mapping[Name, NameFacts],
+    first: Mapping[str, NamespacePath],
+    tree: Tree,
+    now: datetime,
 ) -> dict[str, object]:
     origin = rule.origin
-    counts = True  # a pattern counts for every name of it that nobody owned before
-    if "*" not in rule.value:
-        name = Name(rule.value)
-        counts = owner_at_root(name, facts.get(name, NameFacts()), tree) == owner
-    return {
+    if "*" in rule.pattern:
+        # It counts for every name that nobody owned before, unless another's like it goes before.
+        counts = first.get(rule.pattern) == owner
+    else:
+        name = Name(rule.pattern)
+        counts = owner_at_root(name, facts.get(name, NameFacts()), tree, now) == owner
+    item: dict[str, object] = {
         "tenant": owner or "/",
-        "pattern": rule.value,
-        "kind": "reserve",
+        "pattern": rule.pattern,
+        "kind": Kind.RESERVE,
         "project": None,
         "since": None,
         "by": None,
         "at_root": counts,
-        "origin": None if origin is None else {"file": origin.file, "line": origin.line, "path": origin.path},
+        "origin": None if origin is None else origin.shape,
     }
+    if rule.until is not None:
+        item["until"] = iso(rule.until)
+    return item
+
+
+def _first_reserving(reserves: Iterable[tuple[NamespacePath, Rule]], tree: Tree) -> dict[str, NamespacePath]:
+    """Pattern → to whom it belongs at the root: tenants in file order go before the instance (contract 4.4)."""
+    first: dict[str, NamespacePath] = {}
+    for owner, rule in reserves:
+        if tree.counts_at_root(owner) and first.get(rule.pattern, ROOT) == ROOT:
+            first[rule.pattern] = owner
+    return first
 
 
 def release(change: Change, *, tree: Tree, owner: NamespacePath, wanted: str, by: By) -> Name:
@@ -88,13 +131,13 @@ def release(change: Change, *, tree: Tree, owner: NamespacePath, wanted: str, by
         NoSuchName: nobody of this tenant claims it.
     """
     if "*" in wanted:
-        raise _refusal(owner, parse_pattern(wanted), tree)
+        raise _refusal(owner, parse_pattern(wanted), tree, by.at)
     name = parse_name(wanted)
     owned = [
         item for item in packages.facts(change.connection, name).owned if tree.owner(item.project) == owner
     ]
     if not owned:
-        raise _refusal(owner, name, tree)
+        raise _refusal(owner, name, tree, by.at)
     for item in owned:
         packages.release_claim(change, item.project, name)
         audit.record(
@@ -108,14 +151,14 @@ def release(change: Change, *, tree: Tree, owner: NamespacePath, wanted: str, by
     return name
 
 
-def _refusal(owner: NamespacePath, wanted: str, tree: Tree) -> StillInUse | NoSuchName:
+def _refusal(owner: NamespacePath, wanted: str, tree: Tree, now: datetime) -> StillInUse | NoSuchName:
     """Why there is no tombstone to take away: a pattern of the file, or no claim at all."""
     for tenant, rule in tree.all_reserves():
         if tenant == owner and rule.value == wanted:
             return StillInUse(
                 f"{wanted} is reserved in the configuration: {place(rule)}", hint="take it out of that list"
             )
-    covering = None if "*" in wanted else tree.reserved(owner, Name(wanted))
+    covering = None if "*" in wanted else tree.reserved(owner, Name(wanted), now)
     if covering is not None:
         return StillInUse(
             f"{wanted} is reserved by {covering.value} in the configuration: {place(covering)}",

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
 
 from proxy.domain.decide import OwnedKind
 from proxy.domain.moments import iso
-from proxy.domain.names import Name
+from proxy.domain.names import Name, look_alike_key
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.versions import parse_version, version_key
 from proxy.errors import InvalidVersion, NoSuchFile, NoSuchName
@@ -87,13 +87,19 @@ class ReleaseFile:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A name that a project owns. `by` names who published it first, where that is known."""
+    """A name that a project owns.
+
+    Attributes:
+        by: who published it first, where that is known.
+        shadows: the upstream that had it then, or `admit.UNCHECKED`; None: none, as far as is known.
+    """
 
     project: NamespacePath
     name: Name
     kind: OwnedKind
     since: datetime
     by: str | None
+    shadows: str | None = None
 
 
 def list_packages(
@@ -326,7 +332,10 @@ def claims(connection: Connection) -> list[Claim]:
         select(files.c.package_id, func.min(files.c.id).label("id")).group_by(files.c.package_id).subquery()
     )
     rows = connection.execute(
-        select(namespaces.c.path, packages.c.name, packages.c.claimed_since, files.c.uploaded_by)
+        select(
+            *(namespaces.c.path, packages.c.name, packages.c.claimed_since, packages.c.shadows),
+            files.c.uploaded_by,
+        )
         .select_from(packages)
         .join(namespaces, namespaces.c.id == packages.c.namespace_id)
         .outerjoin(first, first.c.package_id == packages.c.id)
@@ -340,9 +349,23 @@ def claims(connection: Connection) -> list[Claim]:
             OwnedKind.TOMBSTONE if by is None else OwnedKind.FILES,
             since,
             None if by is None else str(by.get("user") or by.get("kind")),
+            shadows,
         )
-        for path, name, since, by in rows
+        for path, name, since, shadows, by in rows
     ]
+
+
+def look_alikes(connection: Connection, name: Name) -> list[tuple[NamespacePath, Name]]:
+    """Every name with files that people take for `name`, itself left out, behind its project. Reads all names."""
+    rows = connection.execute(
+        select(namespaces.c.path, packages.c.name)
+        .select_from(packages)
+        .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+        .where(packages.c.name != name, exists().where(files.c.package_id == packages.c.id))
+        .order_by(packages.c.name, namespaces.c.path)
+    ).all()
+    key = look_alike_key(name)
+    return [(NamespacePath(path), Name(other)) for path, other in rows if look_alike_key(Name(other)) == key]
 
 
 def usage(connection: Connection) -> dict[NamespacePath, tuple[int, int, int]]:

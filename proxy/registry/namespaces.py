@@ -92,8 +92,11 @@ def are_only_added(connection: Connection, tree: Tree) -> bool:
 
 def settle(
     change: Change, tree: Tree, now: datetime, *, file: str, line_of: Callable[[str], int] = lambda _: 0
-) -> None:
+) -> dict[NamespacePath, NamespacePath]:
     """Make the database's namespaces those of `tree`: move what has an alias, add what is new, drop what is empty.
+
+    Returns:
+        What was moved: the former path → the new one.
 
     Raises:
         ConfigError: a namespace that holds packages, claims or tokens is gone from the file, or became
@@ -102,11 +105,13 @@ def settle(
     connection = change.connection
     problems: list[Problem] = []
     stuck: set[int] = set()
+    moved: dict[NamespacePath, NamespacePath] = {}
     for found in held(connection, now):
         target = tree.get(found.path)
         if target is None or target.path == found.path:
             continue
         refusal = _move(connection, found, target)
+        moved[found.path] = target.path
         if refusal is not None:
             stuck.add(found.id)
             where = config_path(target.path, target.kind)
@@ -130,6 +135,7 @@ def settle(
             connection.execute(
                 insert(namespaces).values(path=namespace.path, kind=str(namespace.kind), created_at=now)
             )
+    return moved
 
 
 def _move(connection: Connection, found: Held, target: Namespace) -> str | None:

@@ -18,8 +18,9 @@ from proxy.domain.addresses import provenance_path
 from proxy.domain.decide import NameFacts, Owned, OwnedKind
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Kind, NamespacePath
-from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status
+from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status, together
 from proxy.domain.screen import Screened, Withheld
+from proxy.domain.versions import public_key
 from proxy.errors import AlreadyExists, NoSuchFile, NoSuchName, NotPermitted, StillInUse
 from proxy.storage.database import Change
 from proxy.storage.tables import files, namespaces, packages, releases
@@ -45,7 +46,12 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """Everything that one upload adds. `uploaded_by` is `{"kind", "id", "user"}`."""
+    """Everything that one upload adds.
+
+    Attributes:
+        uploaded_by: `{"kind", "id", "user"}`.
+        shadows: what upstreams said of the name, if this is its first publication (`admit.Shadow`).
+    """
 
     name: Name
     display_name: str
@@ -65,6 +71,7 @@ class NewFile:
     uploaded_by: Mapping[str, object]
     fields: Mapping[str, object] = field(default_factory=dict)
     provenance_sha256: str | None = None
+    shadows: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +92,16 @@ class Removed:
     tombstone: bool
 
 
-_HAS_FILES = exists().where(files.c.package_id == packages.c.id).correlate(packages)
+_FIRST_UPLOAD = (
+    select(func.min(files.c.uploaded_at))
+    .where(files.c.package_id == packages.c.id)
+    .correlate(packages)
+    .scalar_subquery()
+)
 
 # Built once: putting a statement together costs as much as running it, and every request runs these.
 _ALL_FACTS = (
-    select(packages.c.name, namespaces.c.path, packages.c.claimed_since, _HAS_FILES)
+    select(packages.c.name, namespaces.c.path, packages.c.claimed_since, _FIRST_UPLOAD)
     .join(namespaces, namespaces.c.id == packages.c.namespace_id)
     .order_by(packages.c.claimed_since, packages.c.id)
 )
@@ -136,6 +148,15 @@ _FILES = (
     .order_by(files.c.uploaded_at, files.c.id)
 )
 _FILE = _FILES.where(files.c.filename == bindparam("filename"), files.c.sha256 == bindparam("sha256"))
+_IS_OLDER = files.c.uploaded_at < bindparam("as_of")
+_FILES_THEN = _FILES.where(_IS_OLDER)
+_FILE_THEN = _FILE.where(_IS_OLDER)
+_VERSIONS = (
+    select(releases.c.version)
+    .join(packages, packages.c.id == releases.c.package_id)
+    .join(namespaces, namespaces.c.id == packages.c.namespace_id)
+    .where(packages.c.name == bindparam("name"), namespaces.c.path.in_(bindparam("projects", expanding=True)))
+)
 
 MANY_FILES = 200
 """Files of one name from which making its page takes more than 2 ms."""
@@ -147,7 +168,7 @@ _MANY = select(func.count()).select_from(
 def facts(connection: Connection, name: Name) -> NameFacts:
     """What every namespace holds of `name`, oldest claim first. One indexed look-up."""
     rows = connection.execute(_FACTS, {"name": name})
-    return NameFacts(tuple(_owned(path, since, has_files) for _, path, since, has_files in rows))
+    return NameFacts(tuple(_owned(path, since, first_upload) for _, path, since, first_upload in rows))
 
 
 def all_facts(connection: Connection) -> dict[Name, NameFacts]:
@@ -160,28 +181,35 @@ def facts_after(connection: Connection, after: str, limit: int) -> dict[Name, Na
     return _by_name(connection.execute(_FACTS_AFTER, {"after": after, "limit": limit}))
 
 
-def _by_name(rows: Iterable[Row[str, str, datetime, bool]]) -> dict[Name, NameFacts]:
+def _by_name(rows: Iterable[Row[str, str, datetime, datetime | None]]) -> dict[Name, NameFacts]:
     found: dict[Name, list[Owned]] = {}
-    for name, path, since, has_files in rows:
-        found.setdefault(Name(name), []).append(_owned(path, since, has_files))
+    for name, path, since, first_upload in rows:
+        found.setdefault(Name(name), []).append(_owned(path, since, first_upload))
     return {name: NameFacts(tuple(owned)) for name, owned in found.items()}
 
 
-def _owned(path: str, since: datetime, has_files: bool) -> Owned:
-    return Owned(NamespacePath(path), OwnedKind.FILES if has_files else OwnedKind.TOMBSTONE, since)
+def _owned(path: str, since: datetime, first_upload: datetime | None) -> Owned:
+    kind = OwnedKind.TOMBSTONE if first_upload is None else OwnedKind.FILES
+    return Owned(NamespacePath(path), kind, since, first_upload)
 
 
-def page(connection: Connection, projects: Sequence[NamespacePath], name: Name) -> Screened:
+def page(
+    connection: Connection, projects: Sequence[NamespacePath], name: Name, as_of: datetime | None = None
+) -> Screened:
     """The files of `name` in all of `projects` together, and those that a quarantined project withholds.
 
     The same filename in two projects: the newest upload is listed (contract 4.3). Files stand by version,
     then filename; `versions` has those of withheld files too.
+
+    Args:
+        as_of: only files that were uploaded before; yanks and statuses are those of today.
     """
     newest: dict[str, FileRecord] = {}
     held: dict[str, Withheld] = {}
     statuses: dict[str, ProjectStatus] = {}
     # All rows at once: one by one they take longer.
-    for row in connection.execute(_FILES, {"name": name, "projects": list(projects)}).all():
+    wanted = {"name": name, "projects": list(projects), "as_of": as_of}
+    for row in connection.execute(_FILES if as_of is None else _FILES_THEN, wanted).all():
         status = statuses.get(row.path)
         if status is None:
             status = statuses[row.path] = ProjectStatus(Status(row.status), row.status_reason)
@@ -193,29 +221,14 @@ def page(connection: Connection, projects: Sequence[NamespacePath], name: Name) 
     withheld = tuple(file for filename, file in held.items() if filename not in newest)
     known = [file.version for file in ordered] + [file.version for file in withheld]
     versions = tuple(version for version in dict.fromkeys(known) if version is not None)
-    return Screened(Page(name, tuple(ordered), versions, _together(tuple(statuses.values()))), withheld)
-
-
-_GRAVITY = (Status.ACTIVE, Status.ARCHIVED, Status.DEPRECATED)
-"""From the status that says least against a package; quarantine is told of single projects."""
-
-
-def _together(statuses: Sequence[ProjectStatus]) -> ProjectStatus:
-    """What a page that joins projects says of them: the worst; `quarantined` only where nothing is left to list.
-
-    A quarantined page with files on it would contradict itself (PEP 792).
-    """
-    offering = [each for each in statuses if each.status is not Status.QUARANTINED]
-    if not offering:
-        return statuses[0] if statuses else ProjectStatus()
-    return max(offering, key=lambda each: _GRAVITY.index(each.status))
+    return Screened(Page(name, tuple(ordered), versions, together(statuses.values())), withheld)
 
 
 def _withheld(row: Row[*tuple[object, ...]], name: Name) -> Withheld:
     reason = f"{name} is quarantined in {row.path}"
     if row.status_reason:
         reason += f": {row.status_reason}"
-    return Withheld(row.filename, row.version, str(Status.QUARANTINED), reason)
+    return Withheld(row.filename, row.version, str(Status.QUARANTINED), reason, source=row.path)
 
 
 def has_many_files(connection: Connection, projects: Sequence[NamespacePath], name: Name) -> bool:
@@ -224,16 +237,36 @@ def has_many_files(connection: Connection, projects: Sequence[NamespacePath], na
     return bool(counted >= MANY_FILES)
 
 
+def taken_versions(connection: Connection, name: Name, projects: Sequence[NamespacePath]) -> frozenset[str]:
+    """The versions of which `projects` have files, as `versions.public_key` writes them: `1` for `1.0+acme` too."""
+    rows = connection.execute(_VERSIONS, {"name": name, "projects": list(projects)})
+    return frozenset(public_key(Version(text)) for (text,) in rows)
+
+
 def find_file(
-    connection: Connection, projects: Sequence[NamespacePath], name: Name, filename: str, sha256: str
+    connection: Connection,
+    projects: Sequence[NamespacePath],
+    name: Name,
+    filename: str,
+    sha256: str,
+    as_of: datetime | None = None,
 ) -> StoredFile | Withheld | None:
     """The file with this name and digest in one of `projects`, also where a newer upload displaced it.
+
+    Args:
+        as_of: as `page` takes it.
 
     Returns:
         Why it is withheld where every project that has it is quarantined; None where none has it.
     """
-    wanted = {"name": name, "projects": list(projects), "filename": filename, "sha256": sha256}
-    rows = connection.execute(_FILE, wanted).all()
+    wanted = {
+        "name": name,
+        "projects": list(projects),
+        "filename": filename,
+        "sha256": sha256,
+        "as_of": as_of,
+    }
+    rows = connection.execute(_FILE if as_of is None else _FILE_THEN, wanted).all()
     offered = [row for row in rows if row.status != Status.QUARANTINED]
     if not offered:
         return _withheld(rows[-1], name) if rows else None
@@ -302,6 +335,7 @@ def insert_file(change: Change, project: NamespacePath, new: NewFile) -> None:
                 display_name=new.display_name,
                 claimed_since=new.uploaded_at,
                 status="active",
+                shadows=new.shadows,
             )
             .returning(packages.c.id)
         ).scalar_one()

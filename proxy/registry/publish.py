@@ -3,27 +3,34 @@
 The body is streamed to disk while it is hashed; memory does not grow with the file. Nothing is visible before
 the one transaction at the end, and whatever fails before it leaves no trace but a file that the next start
 sweeps away.
+
+Before the first publication of a name upstreams may have to be asked for it. That happens between two runs of that
+transaction: the first finds it out and is rolled back before it writes; the second judges everything again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from proxy.archive.inspect import Inspected
 from proxy.archive.sandbox import Sandbox
-from proxy.domain.admit import admit
+from proxy.domain.access import Action, Caller, may
+from proxy.domain.admit import Shadow, admit, check_protected
 from proxy.domain.filenames import Distribution, parse_distribution
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Namespace, Tree
+from proxy.domain.policy import Policy
 from proxy.domain.snapshot import Limits
 from proxy.domain.versions import parse_version, version_key
-from proxy.errors import InvalidForm, Outdated, TooLarge
-from proxy.registry import namespaces, packages
+from proxy.errors import InvalidForm, Outdated, StorageError, TooLarge
+from proxy.registry import listing, namespaces, packages
 from proxy.registry.form import (
     MAX_FIELD,
     Fields,
@@ -41,6 +48,10 @@ from proxy.storage.objects import Incoming, ObjectStore
 
 _CHUNK = 1 << 20
 """Bytes hashed and written at a time: one hop to a thread per MiB."""
+MOST_ALIKE = 5
+"""How many look-alikes of a name the answer to its first publication names."""
+
+_log = logging.getLogger(__name__)
 
 
 class Part(Protocol):
@@ -61,6 +72,20 @@ class Part(Protocol):
 
     async def read(self) -> bytes:
         """The next bytes; empty at the end of the part."""
+
+
+class PublicNames(Protocol):
+    """What upstreams have, as `index.shadowing` finds it out."""
+
+    async def who_has(self, name: Name, project: Namespace) -> Shadow:
+        """Which upstream that a project shadows has a name; in a few seconds, whatever upstreams do."""
+
+    async def look_alikes(self, name: Name, policy: Policy) -> Sequence[tuple[str, Name]]:
+        """Names that people take for this one, each behind its upstream; nobody is asked for any."""
+
+
+class _MustAsk(Exception):
+    """Rolls a publication back: upstreams have to be asked for the name first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +127,7 @@ class Publisher:
         sandbox: Sandbox,
         tree: Tree,
         limits: Limits,
+        public: PublicNames,
         now: Callable[[], datetime],
         is_in_force: Callable[[], bool],
     ) -> None:
@@ -115,6 +141,7 @@ class Publisher:
         self._sandbox = sandbox
         self._tree = tree
         self._limits = limits
+        self._public = public
         self._now = now
         self._is_in_force = is_in_force
 
@@ -140,7 +167,8 @@ class Publisher:
         Raises:
             TooLarge: the file is over the limit.
             InvalidInput: form, name, version, filename, digests, archive or attestations are not in order.
-            NotPermitted: somebody else owns the name.
+            NotPermitted: somebody else owns the name, it is protected, or it is an upstream's and this its first
+                publication here, which takes a higher role.
             AlreadyExists: a file of this name, or of the same kind, version and tags, is published, and it has
                 other bytes or the project's `identical_upload` is `reject`.
             DiskFull: no space left.
@@ -170,9 +198,44 @@ class Publisher:
                     provenance_of, form.attestations, distribution, incoming.sha256, by.who
                 )
             upload = _Upload(incoming, project, by, form, distribution, inspected, provenance)
-            return await self._database.change(lambda change: self._commit(change, upload))
+            published, is_first = await self._publish(upload)
         finally:
             incoming.discard()
+        if not is_first:
+            return published
+        warnings = await self._look_alikes(form.name, project, by.who)
+        return replace(published, warnings=(*published.warnings, *warnings))
+
+    async def _publish(self, upload: _Upload) -> tuple[Published, bool]:
+        """Commit an upload, after upstreams were asked for its name where that has to be."""
+        try:
+            return await self._database.change(partial(self._commit, upload=upload))
+        except _MustAsk:
+            shadow = await self._public.who_has(upload.form.name, upload.project)
+        return await self._database.change(partial(self._commit, upload=upload, shadow=shadow))
+
+    async def _look_alikes(self, name: Name, project: Namespace, caller: Caller) -> list[str]:
+        """Warnings of names that people take for `name`: upstreams', and those of its tenant that the caller may see.
+
+        Whoever publishes has the file published already, so no trouble here is told as one of the upload.
+        """
+        try:
+            ours = await asyncio.to_thread(self._database.read_now, partial(listing.look_alikes, name=name))
+            theirs = await self._public.look_alikes(name, project.policy)
+        except StorageError as error:
+            _log.warning("the names that look like %s cannot be told: %s", name, error)
+            return []
+        owner, tree = self._tree.owner(project.path), self._tree
+        seen = [
+            (holder.path, alike)
+            for path, alike in ours
+            if tree.owner(path) == owner
+            and (holder := tree.get(path)) is not None
+            and may(caller, Action.READ, holder, tree)
+        ]
+        told = [f"{name} looks like {alike}, which {path} publishes" for path, alike in seen]
+        told += [f"{name} looks like {alike}, which {upstream} has" for upstream, alike in theirs]
+        return told[:MOST_ALIKE]
 
     async def _gather(self, parts: AsyncIterator[Part], incoming: Incoming) -> tuple[Fields, str | None]:
         fields = Fields()
@@ -223,8 +286,17 @@ class Publisher:
             return value.decode(errors="ignore").encode()
         return bytes(value)
 
-    def _commit(self, change: Change, upload: _Upload) -> Published:
-        """Inside the transaction: judge ownership, insert the rows, keep the bytes."""
+    def _commit(
+        self, change: Change, upload: _Upload, shadow: Shadow | None = None
+    ) -> tuple[Published, bool]:
+        """Inside the transaction: judge ownership, insert the rows, keep the bytes.
+
+        Returns:
+            What was published, and whether that was the first publication of the name (`admit.Admission.is_first`).
+
+        Raises:
+            _MustAsk: nothing was written yet, and without a `shadow` nothing may be.
+        """
         project, form, by = upload.project, upload.form, replace(upload.by, at=self._now())
         if not self._is_in_force() and not namespaces.is_known(change.connection, project.path):
             # An upload is judged by the configuration that it began with, but it cannot bring back what the one
@@ -233,12 +305,14 @@ class Publisher:
                 f"{project.path} was moved or dropped by a new configuration", hint="publish again"
             )
         facts = packages.facts(change.connection, form.name)
-        admit(project, form.name, by.who, facts, self._tree)
-        new = _new_file(upload, by)
+        admission = admit(project, form.name, by.who, facts, self._tree, by.at, shadow)
+        if admission.must_ask:
+            raise _MustAsk
+        new = replace(_new_file(upload, by), shadows=admission.shadows)
         if project.policy.identical_upload == "accept":
             twin = packages.find_twin(change.connection, project.path, new)
             if twin is not None and twin.sha256 == new.sha256:
-                return _unchanged(upload, twin)
+                return _unchanged(upload, twin), False
         packages.insert_file(change, project.path, new)
         # Kept under the writer's lock, as deletions drop them: no row can lose its object in between. After a
         # crash before COMMIT the objects are garbage, never visible.
@@ -254,9 +328,15 @@ class Publisher:
             name=form.name,
             version=new.version,
             filename=new.filename,
-            detail={"sha256": new.sha256, "size": new.size, "first": not facts.owned},
+            detail={
+                "sha256": new.sha256,
+                "size": new.size,
+                "first": not facts.owned,
+                **({} if new.shadows is None else {"shadows": new.shadows}),
+            },
         )
-        return Published(form.name, new.version, new.filename, new.sha256, project.path)
+        published = Published(form.name, new.version, new.filename, new.sha256, project.path)
+        return published, admission.is_first
 
     async def delete(
         self,
@@ -269,13 +349,17 @@ class Publisher:
     ) -> packages.Removed:
         """Delete a package, one of its releases, or one file; the name stays claimed.
 
+        That `by.who` may delete from `project` is checked before.
+
         Args:
             version: in any spelling of PEP 440.
 
         Raises:
+            NotPermitted: the name is protected, and the caller's role too low.
             NoSuchName, NoSuchFile: there is nothing of that kind.
             InvalidVersion: `version` is none.
         """
+        check_protected(project, name, by.who, Action.DELETE)
         key = None if version is None else version_key(parse_version(version))
 
         def act(change: Change) -> packages.Removed:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     String,
@@ -89,6 +90,9 @@ packages = Table(
     Column("claimed_since", UtcTime, nullable=False),
     Column("status", String(16), nullable=False, server_default="active"),  # PEP 792
     Column("status_reason", Text),
+    Column(
+        "shadows", Text
+    ),  # the upstream that had the name when it was first published; "unchecked"; null: none
     UniqueConstraint("namespace_id", "name"),
     sqlite_autoincrement=True,
 )
@@ -130,6 +134,7 @@ files = Table(
     Column("uploaded_by", _Json, nullable=False),  # {"kind", "id", "user"}
     UniqueConstraint("package_id", "identity"),
     UniqueConstraint("package_id", "filename"),
+    Index(None, "package_id", "uploaded_at"),  # the oldest file of a package is looked up with every decision
     sqlite_autoincrement=True,
 )
 
@@ -183,6 +188,50 @@ audit = Table(
 )
 """Who changed what. Only appended to; it outlives what it speaks of, so it has no foreign keys."""
 
+first_sights = Table(
+    "first_sights",
+    registry_metadata,
+    Column("upstream", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("seen", LargeBinary, nullable=False),  # msgpack, by `cache.sightings`
+    PrimaryKeyConstraint("upstream", "name"),
+)
+"""When files without upload time were first seen on an upstream's pages: they are as old as that (contract 4.7)."""
+
+held_files = Table(
+    "held_files",
+    registry_metadata,
+    Column("id", _Id, primary_key=True),
+    Column("upstream", Text, nullable=False),
+    Column("name", Text, nullable=False, index=True),
+    Column("filename", Text, nullable=False),
+    Column("version", Text),
+    Column("sha256", _Digest, nullable=False, index=True),  # names the bytes in the cache
+    Column("why", String(16), nullable=False),  # removed | quarantined
+    Column("since", UtcTime, nullable=False),
+    Column("record", LargeBinary, nullable=False),  # msgpack of what the page last said of it
+    Column("released_at", UtcTime),
+    UniqueConstraint("upstream", "name", "filename", "sha256"),
+    sqlite_autoincrement=True,
+)
+"""Files that their upstream no longer offers and that the cache has (contract 4.7, `removed`)."""
+
+confusions = Table(
+    "confusions",
+    registry_metadata,
+    Column("id", _Id, primary_key=True),
+    Column("tenant", Text, nullable=False),  # '' is the instance
+    Column("name", Text, nullable=False),  # what an upstream has
+    Column("claim", Text, nullable=False),  # the claimed name or reserved pattern that it meets
+    Column("kind", String(16), nullable=False),  # package | tombstone | reserve
+    Column("upstream", Text, nullable=False),
+    Column("match", String(16), nullable=False),  # same | look-alike
+    Column("first_seen", UtcTime, nullable=False),
+    UniqueConstraint("tenant", "claim", "kind", "upstream", "name", "match"),
+    sqlite_autoincrement=True,
+)
+"""Names of upstreams that meet a claim, since when; what meets none any more goes (`index.radar`)."""
+
 cached_files = Table(
     "files",
     cache_metadata,
@@ -211,3 +260,16 @@ negatives = Table(
     Index(None, "until"),
 )
 """Names that an upstream, told with its address, validly said it does not have; until when that may be believed."""
+
+download_batches = Table(
+    "download_batches",
+    cache_metadata,
+    Column("id", _Id, primary_key=True),
+    Column("begins", UtcTime, nullable=False),
+    Column("ends", UtcTime, nullable=False, index=True),
+    Column("downloads", Integer, nullable=False),
+    Column("names", LargeBinary, nullable=False),  # a hash of each name in it, by `storage.downloads`
+    Column("content", LargeBinary, nullable=False),  # compressed, by `storage.downloads`
+    sqlite_autoincrement=True,
+)
+"""Who fetched what: some seconds of downloads a row, in the order in which they left."""

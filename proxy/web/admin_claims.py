@@ -30,7 +30,7 @@ async def list_all(call: Call) -> web.Response:
         _refuse(call)
 
     def listed(connection: Connection) -> list[dict[str, object]]:
-        found = claims.list_claims(connection, tree, None)
+        found = claims.list_claims(connection, tree, None, call.instance.now())
         shown = {owner or "/" for owner in tenants}
         return [item for item in found if item["tenant"] in shown]
 

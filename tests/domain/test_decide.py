@@ -24,7 +24,7 @@ from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import NamespacePath, is_within
 from proxy.domain.policy import Origin
 from tests.properties.strategies import World, worlds
-from tests.support.trees import FILE, OWNER, decided, deploy, facts_of, job, line_of, tree_of, user
+from tests.support.trees import FILE, NOW, OWNER, decided, deploy, facts_of, job, line_of, tree_of, user
 
 WORLD = """
     users: {alice: {}, bob: {}, dora: {}, eve: {}}
@@ -111,6 +111,7 @@ def test_the_files_of_all_readable_projects_are_served_together(index: str) -> N
     owned = ("acme/platform/core", "acme/widgets", "-acme/sandbox")
     decision = ask(index, "widgets", ALICE, *owned)
     assert decision.projects == ("acme/platform/core", "acme/widgets")
+    assert decision.reason == "acme/platform/core, acme/widgets publish widgets"
 
 
 def test_a_project_shows_its_own_files_alone() -> None:
@@ -364,7 +365,7 @@ def test_credentials_end_the_challenge() -> None:
 def test_at_the_root_a_name_belongs_to_one_owner(
     owned: tuple[str, ...], name: str, owner: str | None
 ) -> None:
-    assert owner_at_root(parse_name(name), facts_of(*owned), TREE) == owner
+    assert owner_at_root(parse_name(name), facts_of(*owned), TREE, NOW) == owner
 
 
 def test_at_the_root_only_the_owners_files_are_shown() -> None:
@@ -391,8 +392,8 @@ def test_a_tombstone_of_the_instance_hides_every_tenants_files_at_the_root() -> 
 
 
 def test_the_age_of_claims_does_not_depend_on_the_order_of_the_file() -> None:
-    assert owner_at_root(parse_name("x"), facts_of("late/thing", "acme/widgets"), TREE) == "late"
-    assert owner_at_root(parse_name("x"), facts_of("acme/widgets", "late/thing"), TREE) == "acme"
+    assert owner_at_root(parse_name("x"), facts_of("late/thing", "acme/widgets"), TREE, NOW) == "late"
+    assert owner_at_root(parse_name("x"), facts_of("acme/widgets", "late/thing"), TREE, NOW) == "acme"
 
 
 # not-forwarded, denied, upstream
@@ -624,7 +625,7 @@ def test_a_decision_tells_nobody_of_a_namespace_out_of_sight(world: World) -> No
             if index.path not in seen.askable:
                 continue
             for name in world.names:
-                decision = decide(Asked(index, name, seen), world.facts(name), tree)
+                decision = decide(Asked(index, name, seen), world.facts(name), tree, NOW)
                 for path in hidden:
                     assert not _is_told(decision, path), (who, index.path, name, path, decision)
                 shown = {*decision.projects}
@@ -658,17 +659,18 @@ def _path_of(dotted: str) -> str:
 
 @_MANY
 @given(worlds())
-def test_only_a_name_that_nobody_owns_is_ever_asked_upstream(world: World) -> None:
+def test_only_a_name_that_nobody_owns_or_that_is_merged_is_ever_asked_upstream(world: World) -> None:
     tree = world.tree
     for who in world.callers:
         seen = sight(who, tree)
         for index in tree:
             for name in world.names:
-                decision = decide(Asked(index, name, seen), world.facts(name), tree)
-                assert bool(decision.ask) == (decision.word is Word.UPSTREAM)
+                decision = decide(Asked(index, name, seen), world.facts(name), tree, NOW)
+                assert bool(decision.ask) == (decision.word in {Word.UPSTREAM, Word.MERGED})
                 assert bool(decision.rules) == bool(decision.ask)
                 owned = world.is_claimed(index.path, name)
-                assert (decision.word in {Word.PRIVATE, Word.CLAIMED}) == owned
+                assert (decision.word in {Word.PRIVATE, Word.MERGED, Word.CLAIMED}) == owned
+                assert decision.word is not Word.MERGED or world.is_merged(index.path, name)
                 assert not (decision.challenge and (not seen.anonymous or decision.word is not Word.CLAIMED))
 
 
@@ -683,10 +685,10 @@ def test_who_asks_changes_nothing_but_sight(world: World) -> None:
         for index in tree:
             for name in world.names:
                 facts = world.facts(name)
-                narrow = decide(Asked(index, name, seen), facts, tree)
-                wide = decide(Asked(index, name, everything), facts, tree)
-                if narrow.word is Word.PRIVATE:
-                    assert wide.word is Word.PRIVATE
+                narrow = decide(Asked(index, name, seen), facts, tree, NOW)
+                wide = decide(Asked(index, name, everything), facts, tree, NOW)
+                if narrow.word in {Word.PRIVATE, Word.MERGED}:
+                    assert wide.word is narrow.word
                     assert set(narrow.projects) <= set(wide.projects)
                 elif narrow.word is not Word.CLAIMED:
                     assert narrow == wide

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proxy.domain.access import ANONYMOUS, Caller, Scope
 from proxy.domain.decide import NameFacts
 from proxy.domain.names import Name, parse_name
-from proxy.domain.namespaces import Kind, Tree
+from proxy.domain.namespaces import Kind, Tree, is_within
 from tests.support.trees import OWNER, deploy, facts_of, job, tree_of, user
 
 NAMES = tuple(
@@ -57,7 +57,8 @@ class World:
     def is_claimed(self, index: str, name: Name, owned: Mapping[Name, tuple[str, ...]] | None = None) -> bool:
         """Whether a name is owned at an index; read straight from the configuration and the claims.
 
-        A claim counts in its tenant and at the root, one of the instance everywhere (contract 1).
+        A claim counts in its tenant and, unless that keeps off it, at the root; one of the instance counts everywhere
+        (contract 1, 3).
 
         Args:
             index: the path of a namespace.
@@ -66,8 +67,29 @@ class World:
         """
         claims = (self.owned if owned is None else owned).get(name, ())
         owners = {_owner(self.config, claim.removeprefix("-")) for claim in claims}
-        owners |= {owner for owner, pattern in _reserves(self.config) if _covers(pattern.split("*"), name)}
-        return bool(owners) if index == "" else bool(owners & {"", _owner(self.config, index)})
+        return bool((owners | self._reserving(name)) & self._counting(index))
+
+    def is_merged(self, index: str, name: Name, owned: Mapping[Name, tuple[str, ...]] | None = None) -> bool:
+        """Whether upstreams may be asked at an index for a name that is claimed: it is published there, and merged.
+
+        Somebody who cannot read those files is refused all the same. Args: as `is_claimed`.
+        """
+        claims = (self.owned if owned is None else owned).get(name, ())
+        if not any(not claim.startswith("-") and is_within(claim, index) for claim in claims):
+            return False
+        patterns = _merges(self.config, index)
+        return any(_covers(pattern.split("*"), name) for pattern in patterns) and not (
+            self._reserving(name) & self._counting(index)
+        )
+
+    def _reserving(self, name: Name) -> set[str]:
+        return {owner for owner, pattern in _reserves(self.config) if _covers(pattern.split("*"), name)}
+
+    def _counting(self, index: str) -> set[str]:
+        """Whose claims count at an index."""
+        if index:
+            return {"", _owner(self.config, index)}
+        return {"", *(top for top, group in self.config["groups"].items() if group.get("at_root", True))}
 
 
 def _owner(config: Mapping[str, Any], path: str) -> str:
@@ -89,6 +111,15 @@ def _reserves(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", pattern
     for top, group in config["groups"].items():
         yield from within(top, group)
+
+
+def _merges(config: Mapping[str, Any], index: str) -> Iterator[str]:
+    """The patterns of `merge` that hold at an index: those of its group and of all above."""
+    group = config
+    yield from group.get("policy", {}).get("merge", ())
+    for segment in filter(None, index.split("/")):
+        group = group.get("groups", {}).get(segment, {})
+        yield from group.get("policy", {}).get("merge", ())
 
 
 def _covers(parts: list[str], name: str) -> bool:
@@ -115,6 +146,7 @@ def _policies(draw: st.DrawFn, locked: frozenset[str]) -> dict[str, Any]:
         "reserve": draw(st.none() | some_patterns),
         "allow": draw(_rarely(some_patterns)),
         "deny": draw(_rarely(some_patterns)),
+        "merge": draw(_rarely(some_patterns)),
         "lock": draw(_rarely(st.sampled_from((["forward"], ["reserve", "deny"])))),
     }
     return {key: value for key, value in policy.items() if value is not None and key not in locked}
@@ -155,8 +187,10 @@ def _groups(draw: st.DrawFn, numbers: _Numbers, depth: int, locked: frozenset[st
     for _ in range(draw(st.integers(1 if not depth else 0, 3 - depth))):
         number = numbers.next()
         policy = draw(_policies(locked))
+        apart = {} if depth or draw(st.integers(0, 3)) else {"at_root": False}
         groups[f"g{'abc'[number % 3]}{number}"] = {
             "id": number,
+            **apart,
             "visibility": draw(st.sampled_from((*_VISIBILITIES, "public"))),
             "members": draw(_members()),
             "policy": policy,

@@ -177,7 +177,12 @@ ROUTES: Mapping[str, Route] = {
     "page's head": Route(_page, "HEAD"),
     "page if changed": Route(_page, headers={"If-None-Match": '"x", *'}),
     "page without slash": Route(lambda *given: _page(*given).rstrip("/")),
+    "page as of a day": Route(lambda base, spelled, stock: _page(f"{base}/+2026-03-01", spelled, stock)),
     "wheel": Route(_wheel),
+    "wheel as of a day": Route(lambda base, spelled, stock: _wheel(f"{base}/+2026-03-01", spelled, stock)),
+    "wheel's metadata as of a day": Route(
+        lambda base, spelled, stock: f"{_wheel(f'{base}/%2B2026-03-01T00:00:00Z', spelled, stock)}.metadata"
+    ),
     "wheel's head": Route(_wheel, "HEAD"),
     "wheel if changed": Route(_wheel, headers={"If-None-Match": '"x"'}),
     "part of a wheel": Route(_wheel, headers={"Range": "bytes=-100"}),
@@ -520,11 +525,17 @@ async def _judge(overlay: Overlay, upstream: Upstream, ask: Ask) -> None:
     assert status < 500, told
     for name in asked:
         # Filenames stand for several names, and each is judged by itself.
-        assert not overlay.world.is_claimed(index.path, Name(name), overlay.owned), (name, *told)
-    if overlay.world.is_claimed(index.path, ask.name, overlay.owned):
+        assert not _is_closed(overlay, index, Name(name)), (name, *told)
+    if _is_closed(overlay, index, ask.name):
         assert body not in stock.contents, told
         if ask.route.startswith(("page", "document")):
             assert b"-99.0" not in body, told
+
+
+def _is_closed(overlay: Overlay, index: Namespace, name: Name) -> bool:
+    """Whether a name is somebody's at an index, and nothing of an upstream is joined to it there."""
+    world, owned = overlay.world, overlay.owned
+    return world.is_claimed(index.path, name, owned) and not world.is_merged(index.path, name, owned)
 
 
 @settings(

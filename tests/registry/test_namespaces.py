@@ -275,7 +275,7 @@ def test_a_claim_keeps_its_age_over_a_move(registry: Database) -> None:
     publish(registry, GLOBEX, wheel("gears", "1.0"), at=NOW + timedelta(hours=1))
     settle(registry, renamed())
     found = registry.read_now(lambda c: packages.facts(c, Name("gears")))
-    assert owner_at_root(Name("gears"), found, tree_of(renamed())) == "apex"
+    assert owner_at_root(Name("gears"), found, tree_of(renamed()), NOW) == "apex"
 
 
 def test_a_project_may_move_to_another_group(registry: Database) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
@@ -47,6 +47,12 @@ def listed(registry: Database, *projects: NamespacePath) -> list[str]:
     return [file.filename for file in page.files]
 
 
+def then(registry: Database, as_of: datetime, *projects: NamespacePath) -> list[str]:
+    """What was listed at a moment."""
+    page = registry.read_now(lambda c: packages.page(c, projects, GEARS, as_of).page)
+    return [file.filename for file in page.files]
+
+
 def topics(registry: Database, act: object) -> frozenset[str]:
     def run(change: Change) -> frozenset[str]:
         act(change)  # type: ignore[operator]
@@ -73,6 +79,73 @@ def test_a_claim_dates_from_the_first_upload_whatever_comes_and_goes(registry: D
     publish(registry, WIDGETS, wheel("gears", "2.0"), at=LATER)
     found = registry.read_now(lambda c: packages.facts(c, GEARS))
     assert [owned.since for owned in found.owned] == [NOW]
+
+
+def test_the_first_upload_is_that_of_the_oldest_file_that_is_still_there(registry: Database) -> None:
+    def first() -> datetime | None:
+        [owned] = registry.read_now(lambda c: packages.facts(c, GEARS)).owned
+        return owned.first_upload
+
+    publish(registry, WIDGETS, wheel("gears", "2.0"), at=NOW)
+    publish(registry, WIDGETS, wheel("gears", "1.0"), at=LATER)
+    assert first() == NOW
+    remove(registry, WIDGETS, "gears", "2")
+    assert first() == LATER
+    remove(registry, WIDGETS, "gears")
+    assert first() is None
+    assert facts(registry) == [(WIDGETS, OwnedKind.TOMBSTONE)]
+
+
+def test_a_dated_page_has_the_files_uploaded_before(registry: Database) -> None:
+    old, new = wheel("gears", "1.0"), wheel("gears", "2.0")
+    publish(registry, WIDGETS, old, at=NOW)
+    publish(registry, WIDGETS, new, at=LATER)
+    assert [then(registry, at, WIDGETS) for at in (NOW, LATER, LATER + timedelta(seconds=1))] == [
+        [],
+        [old],
+        [old, new],
+    ]
+    remove(registry, WIDGETS, "gears", "1")
+    assert then(registry, LATER, WIDGETS) == [], "what was deleted since stays deleted"
+
+
+def test_a_dated_page_lists_what_a_later_upload_elsewhere_displaced(registry: Database) -> None:
+    filename = wheel("gears", "1.0")
+    publish(registry, WIDGETS, filename, at=NOW, content="old")
+    publish(registry, SANDBOX, filename, at=LATER, content="new")
+
+    def listed_at(as_of: datetime | None) -> list[str | None]:
+        page = registry.read_now(lambda c: packages.page(c, [WIDGETS, SANDBOX], GEARS, as_of).page)
+        return [file.sha256 for file in page.files]
+
+    assert (listed_at(LATER), listed_at(None)) == ([digest("old")], [digest("new")])
+
+
+def test_a_file_has_no_address_in_a_view_before_its_upload(registry: Database) -> None:
+    filename = wheel("gears", "1.0")
+    publish(registry, WIDGETS, filename, at=NOW)
+
+    def find(as_of: datetime) -> object:
+        sha256 = digest(filename)
+        return registry.read_now(
+            lambda c: packages.find_file(c, [WIDGETS], GEARS, filename, sha256, as_of=as_of)
+        )
+
+    assert find(NOW) is None
+    assert isinstance(find(LATER), StoredFile)
+
+
+def test_T_CONF5_versions_are_taken_whatever_their_local_part_and_spelling(registry: Database) -> None:
+    publish(registry, WIDGETS, wheel("gears", "1.0.0+acme"))
+    publish(registry, WIDGETS, wheel("gears", "2.0rc1"))
+    publish(registry, SANDBOX, wheel("gears", "3.0"))
+    publish(registry, GLOBEX, wheel("gears", "4.0"))
+    publish(registry, WIDGETS, wheel("other", "5.0"))
+    publish(registry, SANDBOX, wheel("gears", "6.0"))
+    remove(registry, SANDBOX, "gears", "6")
+    taken = registry.read_now(lambda c: packages.taken_versions(c, GEARS, [WIDGETS, SANDBOX]))
+    assert taken == {"1", "2rc1", "3"}
+    assert registry.read_now(lambda c: packages.taken_versions(c, GEARS, [])) == frozenset()
 
 
 def test_all_facts_are_the_facts_of_each_name(registry: Database) -> None:
@@ -410,7 +483,9 @@ def test_a_quarantined_package_lists_nothing_withholds_everything_and_stays_clai
     }
     filename = wheel("gears", "2.0")
     file = three.read_now(lambda c: packages.find_file(c, [WIDGETS], GEARS, filename, digest(filename)))
-    assert file == Withheld(filename, "2.0", "quarantined", "gears is quarantined in acme/widgets: malware")
+    assert file == Withheld(
+        filename, "2.0", "quarantined", "gears is quarantined in acme/widgets: malware", source="acme/widgets"
+    )
     assert file in found.withheld
     assert facts(three) == [(WIDGETS, OwnedKind.FILES)]
     _set_status(three, WIDGETS, Status.ACTIVE)

@@ -109,6 +109,7 @@ async def instance(tmp_path: Path, clock: Clock, sandbox: Sandbox) -> AsyncItera
     globex = {"policy": policy, **CONFIG["groups"]["globex"]}
     config = {
         **CONFIG,
+        "policy": {"forward": False},  # what upstreams have is a matter of test_shadowing
         "limits": {"max_file_size": LIMIT, "max_description": 10},
         "groups": {**CONFIG["groups"], "globex": globex},
     }

@@ -25,6 +25,8 @@ FILE = "pypi-overlay.yaml"
 """The name under which every configuration here is loaded."""
 
 FIRST_CLAIM = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+"""The time at which names are decided here, unless a test says another."""
 
 OWNER = Caller(CallerKind.OWNER, "first", token=1, scopes=frozenset({Scope.API}))
 """Whoever holds the owner token."""
@@ -102,4 +104,4 @@ def decided(
     namespace = tree.find(index.strip("/"))
     asked = Asked(namespace, parse_name(name), sight(who, tree))
     assert namespace.path in asked.sight.askable, f"{who.label} may not ask {index}"
-    return decide(asked, facts or NameFacts(), tree)
+    return decide(asked, facts or NameFacts(), tree, NOW)

@@ -168,6 +168,7 @@ def test_a_quarantined_package_is_withheld_on_every_route_and_never_asked_upstre
     house: House, mine: Stored, matrix: Matrix
 ) -> None:
     house.offer(mine.name, "9.0")
+    house.upstream.reset_requests()
     status = at(mine, "status")
     assert send(house, "PUT", status, {"status": "quarantined", "reason": "malware"}).status == 204
     reason = f"{mine.name} is quarantined in acme/widgets: malware"

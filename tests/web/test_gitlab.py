@@ -239,6 +239,7 @@ def test_a_file_and_a_package_can_be_deleted_and_the_name_stays_claimed(shop: Ho
     shop.publish("acme/widgets", "bolts", "2.0")
     number = package(shop, wheel)["id"]
     first, second = get(shop, f"{WIDGETS}/{number}/package_files").json
+    shop.upstream.reset_requests()
 
     def delete(target: str) -> int:
         answer = shop.wire.send("DELETE", target, token=shop.owner)

@@ -16,7 +16,7 @@ from proxy.errors import StoreUnavailable
 
 DatabaseName: TypeAlias = Literal["registry", "cache"]
 
-HEADS: Final[dict[DatabaseName, str]] = {"registry": "0002", "cache": "0001"}
+HEADS: Final[dict[DatabaseName, str]] = {"registry": "0003", "cache": "0002"}
 """The newest revision of each database that this code knows."""
 
 _VERSION_TABLE = "alembic_version"
