@@ -18,7 +18,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import BinaryIO, cast
@@ -28,7 +28,7 @@ import msgspec
 from cachetools import LRUCache
 
 from proxy.cache.eviction import delete_file, evict, free
-from proxy.cache.ledger import FileStats, Ledger, contents_of, forget, forget_all
+from proxy.cache.ledger import FileStats, Ledger, content_by_key, contents_of, forget, forget_all
 from proxy.cache.partials import lock_of
 from proxy.cache.transfers import HANDED_OVER, Transfer
 from proxy.cache.verify import recount
@@ -121,8 +121,13 @@ class Files:
         settings: CacheSettings,
         now: Callable[[], datetime],
         metrics: CacheMetrics,
+        held: Callable[[], Collection[str]],
     ) -> None:
-        """Take a prepared layout and the migrated cache database; touches neither disk nor loop."""
+        """Take a prepared layout and the migrated cache database; touches neither disk nor loop.
+
+        Args:
+            held: says which digests stay, however full it is and whatever is purged; may raise StorageError.
+        """
         self._layout = layout
         self._locks = locks
         self._database = database
@@ -131,6 +136,7 @@ class Files:
         self._settings = settings
         self._now = now
         self._metrics = metrics
+        self._held = held
         self._transfers: dict[tuple[str, str, str], Transfer] = {}
         self._leaders: dict[asyncio.Task[None], Transfer] = {}
         self._left_behind: list[Transfer] = []
@@ -359,25 +365,36 @@ class Files:
         return self._ledger.stats()
 
     def purge(self, keys: Iterable[str] | None) -> int:
-        """Delete the files of these keys (`FileRecord.key`), or all files; return how many there were.
+        """Delete the files of these keys (`FileRecord.key`), or all files, but held ones; return how many there were.
 
         For commands; takes effect in a running server at once, since it looks at the disk for every answer.
 
         Raises:
-            StorageError: the cache database cannot be changed.
+            StorageError: the cache database cannot be changed, or nobody can tell what is held.
         """
+        held = self._held()
 
         def act(change: Change) -> int:
             if keys is None:
-                digests = self._on_disk()
-                forget_all(change.connection)
+                digests = self._on_disk().difference(held)
+                forget_all(change.connection, held)
             else:
                 digests = contents_of(change.connection, keys)
                 digests |= contents_of(change.connection, [metadata_key(digest) for digest in digests])
+                digests.difference_update(held)
                 forget(change.connection, digests)
             return sum(delete_file(self._layout, digest) for digest in digests)
 
         return self._database.change_now(act)
+
+    def lying_here(self, keys: Iterable[str]) -> dict[str, str]:
+        """Of these keys those whose content lies here, each with its digest. Blocks for a look at each; for threads.
+
+        Raises:
+            StorageError: nobody can tell what lies behind `url-…` keys.
+        """
+        found = self._database.read_now(lambda connection: content_by_key(connection, keys))
+        return {key: digest for key, digest in found.items() if self._lies_here(digest)}
 
     def _on_disk(self) -> set[str]:
         return {name for _, _, names in os.walk(self._layout.cached_files) for name in names}
@@ -499,14 +516,15 @@ class Files:
             _log.warning("the cache ledger cannot be written: %s", error)
 
     def _evict(self, change: Change) -> list[str]:
-        return evict(change, self._layout, self._settings.max_size)
+        return evict(change, self._layout, self._settings.max_size, self._held())
 
     def _make_room(self, wanted: int) -> bool:
         """Delete what was not used for long, since the disk is full. For threads; True: there may be room now."""
 
         def act(change: Change) -> list[str]:
             self._ledger.write_marks(change)
-            return free(change, self._layout, wanted + self._settings.max_size * _SPARE_SHARE)
+            wished = wanted + self._settings.max_size * _SPARE_SHARE
+            return free(change, self._layout, wished, self._held())
 
         try:
             evicted = self._database.change_now(act)

@@ -8,7 +8,7 @@ Last uses are collected in memory and written by `flush`, so that reading a cach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -122,12 +122,15 @@ def total_bytes(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.sum(cached_files.c.size), 0))).scalar_one())
 
 
-def least_recently_used(connection: Connection, limit: int) -> list[tuple[str, int]]:
-    """Digest and size of at most `limit` files, the longest unused first."""
+def least_recently_used(
+    connection: Connection, limit: int, but: Collection[str] = ()
+) -> list[tuple[str, int]]:
+    """Digest and size of at most `limit` files, the longest unused first; none of the digests in `but`."""
     query = select(cached_files.c.key, cached_files.c.size).order_by(
         cached_files.c.last_used, cached_files.c.stored_at, cached_files.c.key
     )
-    return [(row.key, row.size) for row in connection.execute(query.limit(limit))]
+    rows = connection.execute(query.limit(limit + len(but)))
+    return [(row.key, row.size) for row in rows if row.key not in but][:limit]
 
 
 def sizes_between(connection: Connection, first: str, end: str) -> dict[str, int]:
@@ -147,11 +150,16 @@ def correct(connection: Connection, sha256: str, size: int, stored_at: datetime)
 
 def contents_of(connection: Connection, keys: Iterable[str]) -> set[str]:
     """The digests behind `keys`, which are digests or `url-…` keys."""
+    return set(content_by_key(connection, keys).values())
+
+
+def content_by_key(connection: Connection, keys: Iterable[str]) -> dict[str, str]:
+    """The digest behind each of `keys`, which are digests or `url-…` keys; those not known are left out."""
     wanted = list(keys)
-    found = {key for key in wanted if not key.startswith("url-")}
+    found = {key: key for key in wanted if not key.startswith("url-")}
     for part in _parts([key for key in wanted if key.startswith("url-")]):
-        query = select(cached_urls.c.sha256).where(cached_urls.c.url_key.in_(part))
-        found.update(connection.execute(query).scalars())
+        query = select(cached_urls.c.url_key, cached_urls.c.sha256).where(cached_urls.c.url_key.in_(part))
+        found.update((row.url_key, row.sha256) for row in connection.execute(query))
     return found
 
 
@@ -162,8 +170,13 @@ def forget(connection: Connection, digests: Iterable[str]) -> None:
         connection.execute(delete(cached_files).where(cached_files.c.key.in_(part)))
 
 
-def forget_all(connection: Connection) -> None:
-    """Strike out everything."""
+def forget_all(connection: Connection, but: Collection[str]) -> None:
+    """Strike out everything but these digests, and the addresses that led to them."""
+    if but:
+        known = set(connection.execute(select(cached_files.c.key)).scalars())
+        known.update(connection.execute(select(cached_urls.c.sha256)).scalars())
+        forget(connection, known.difference(but))
+        return
     connection.execute(delete(cached_urls))
     connection.execute(delete(cached_files))
 

@@ -7,20 +7,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TypeAlias
 
 from sqlalchemy import bindparam, delete, func, insert, select
 
 from proxy.cache.files import metadata_record
+from proxy.cache.ledger import contents_of
 from proxy.cache.revalidated import Cached, Revalidated
 from proxy.domain.names import Name
-from proxy.domain.pages import ChangedFile, Page, changed_files
+from proxy.domain.pages import Page
 from proxy.domain.snapshot import CacheSettings, UpstreamSettings
 from proxy.errors import StorageError
 from proxy.storage.board import EVERYTHING_BORROWED, Board, page_topic
@@ -30,8 +30,11 @@ from proxy.storage.locks import Locks
 from proxy.storage.tables import negatives
 from proxy.upstream.client import Found, NoSuchProject, NotModified, Upstream
 
-NoteChanged: TypeAlias = Callable[[str, Name, Sequence[ChangedFile]], Awaitable[None]]
-"""Told of the files that an upstream replaced under their names: its name, the project's, and at least one file."""
+NoteReplaced: TypeAlias = Callable[[str, Name, Page | None, Page | None], Awaitable[None]]
+"""Told what an upstream says now: its name, the project's, the page that was kept, and the one that takes its place.
+
+The first is None where none was kept, the second where the upstream has no such project. May raise StorageError.
+"""
 
 NEGATIVES_AT_MOST = 50_000
 _CLEAN_EVERY = 500
@@ -55,16 +58,16 @@ class Pages(Revalidated[Name, Page]):
         upstreams: Mapping[str, Upstream],
         settings: CacheSettings,
         now: Callable[[], datetime],
-        note_changed: NoteChanged,
+        note_replaced: NoteReplaced,
     ) -> None:
         """Take a prepared layout, locks, board and the migrated cache database; touches neither disk nor loop.
 
         Args:
-            note_changed: awaited before a page with replaced files is shown for the first time.
+            note_replaced: awaited before a page is shown for the first time, and before one is not shown any more.
         """
         super().__init__(layout, locks, board, upstreams, settings, now, Page)
         self._database = database
-        self._note_changed = note_changed
+        self._note = note_replaced
         self._negatives_written = 0
 
     async def get(self, upstream: str, name: Name) -> Cached[Page] | None:
@@ -77,6 +80,10 @@ class Pages(Revalidated[Name, Page]):
             StorageError: as `get_cached`.
         """
         return await self.get_cached(upstream, name)
+
+    async def has_kept(self, upstream: str, name: Name) -> bool:
+        """Whether a page of `name` lies on disk, however old. Nobody is asked."""
+        return await self._look(upstream, name) is not None
 
     def absent_until(self, upstream: str, name: Name) -> float | None:
         """Seconds of the epoch until which `upstream` is believed to have no project `name`; None: it may have.
@@ -128,6 +135,21 @@ class Pages(Revalidated[Name, Page]):
                 keys.add(metadata_record(record).key)
         return keys
 
+    def is_needed(self, path: str) -> bool:
+        """Whether the kept page at `path`, though it may not be shown any more, lists files that the cache has.
+
+        What becomes of those is told by comparing it with the upstream's next page. Blocks; for threads.
+        """
+        kept = self._read(path)
+        if kept is None:
+            return False
+        keys = [record.key for record in self._values.decode(kept.encoded).files]
+        try:
+            digests = self._database.read_now(lambda connection: contents_of(connection, keys))
+        except StorageError:
+            return True
+        return any(os.path.exists(self._layout.cached_file(digest)) for digest in digests)
+
     def _paths(self, name: Name | None) -> Iterator[str]:
         """The files of kept pages at all upstreams, also those that have left the configuration."""
         for directory in self._directories():
@@ -161,14 +183,15 @@ class Pages(Revalidated[Name, Page]):
     ) -> Found[Page] | NotModified | NoSuchProject:
         return await client.page(key, etag)
 
-    async def _note_replaced(self, upstream: str, key: Name, before: Page, after: Page) -> None:
-        changed = await asyncio.to_thread(changed_files, before, after)
-        if not changed:
-            return
+    async def _note_replaced(
+        self, upstream: str, key: Name, before: Cached[Page] | None, after: Page | None
+    ) -> bool:
         try:
-            await self._note_changed(upstream, key, changed)
+            await self._note(upstream, key, None if before is None else await before.decoded(), after)
         except StorageError as error:
-            _log.warning("replaced files of an upstream cannot be recorded: %s", error)
+            _log.warning("what an upstream removed or replaced cannot be recorded: %s", error)
+            return False
+        return True
 
     def _absent_until(self, upstream: str, key: Name) -> datetime | None:
         about = {"of": self._asked_at(upstream), "called": key}

@@ -254,8 +254,24 @@ class Revalidated(ABC, Generic[Key, Value]):
     async def _keep_absent(self, upstream: str, key: Key, until: datetime) -> None:
         """Keep that the upstream has no such thing."""
 
-    async def _note_replaced(self, upstream: str, key: Key, before: Value, after: Value) -> None:
-        """Hear that an upstream's new answer takes the place of the one kept. Must not raise."""
+    async def _note_replaced(
+        self,
+        upstream: str,
+        key: Key,
+        before: Cached[Value] | None,
+        after: Value | None,
+    ) -> bool:
+        """Hear what an upstream says now, before that takes the place of what is kept. Must not raise.
+
+        Args:
+            before: what is kept; None: nothing.
+            after: None: the upstream has no such thing any more.
+
+        Returns:
+            Whether it may: else it is shown and not kept, so that what is kept is compared once more.
+        """
+        del upstream, key, before, after
+        return True
 
     async def get_cached(self, upstream: str, key: Key) -> Cached[Value] | None:
         """The answer, from disk or from the upstream, or None for a valid "no such project".
@@ -461,6 +477,9 @@ class Revalidated(ABC, Generic[Key, Value]):
         path = self._path(upstream, key)
         match result:
             case NoSuchProject():
+                gone = None if kept is None else Cached(kept, self._values, "")
+                if gone is not None and not await self._note_replaced(upstream, key, gone, None):
+                    return _Outcome()
                 await self._keep_absent(upstream, key, now + self._settings.not_found_for)
                 # Only now: until here the old answer is what another process would show, not another fetch.
                 self._memory.pop(path, None)
@@ -472,28 +491,31 @@ class Revalidated(ABC, Generic[Key, Value]):
                 status = f"{_forwarded(kept)}; fwd-status=304"
                 # A 304 without a word about ages leaves the old one in force (RFC 9111 3.2).
                 new = replace(kept, validated_at=now, max_age=kept.max_age if max_age is None else max_age)
-            case Found(_, etag, max_age):
+            case Found(value, etag, max_age):
                 status = _forwarded(kept) if kept is None else f"{_forwarded(kept)}; fwd-status=200"
                 new = _Kept(b"", self._source(client.settings), self._name(key), now, "", etag, max_age)
+                if kept is None:
+                    # Nothing is lost where this cannot be recorded: there is nothing to compare it with.
+                    await self._note_replaced(upstream, key, None, value)
+                else:
+                    new = await asyncio.to_thread(_encoded, new, value)
+                    before = Cached(kept, self._values, "")
+                    is_other = new.token != kept.token
+                    if is_other and not await self._note_replaced(upstream, key, before, value):
+                        return _Outcome(new, status=status)
             case _:  # Without an answer at hand no validator is sent, so there is nothing to be unmodified.
                 raise AssertionError(result)
         new = await self._store(path, new, result.value if isinstance(result, Found) else None)
         stored = new.stamp is not None
-        if kept is not None and kept.token != new.token:
-            if stored:
-                self._board.renew(self._topic(upstream, key))
-            await self._compare(upstream, key, kept, new)
+        if stored and kept is not None and kept.token != new.token:
+            self._board.renew(self._topic(upstream, key))
         return _Outcome(new, status=f"{status}; stored" if stored else status)
-
-    async def _compare(self, upstream: str, key: Key, before: _Kept, after: _Kept) -> None:
-        old, new = Cached(before, self._values, ""), Cached(after, self._values, "")
-        await self._note_replaced(upstream, key, await old.decoded(), await new.decoded())
 
     async def _store(self, path: str, kept: _Kept, value: Value | None) -> _Kept:
         """Write an answer to disk. One that cannot be written is still shown, but has no stamp.
 
         Args:
-            value: what is to be encoded for it; None: that has been done.
+            value: what is to be encoded for it, unless that has been done.
         """
         aside = os.path.join(self._layout.partial_files, f"page-{secrets.token_hex(8)}")
         kept, error = await asyncio.to_thread(self._write, path, aside, kept, value)
@@ -512,9 +534,8 @@ class Revalidated(ABC, Generic[Key, Value]):
         Not synced: an answer lost in a power cut is fetched again, and a torn one fails its token.
         """
         kept = replace(kept, stamp=None)
-        if value is not None:
-            encoded = msgspec.msgpack.encode(value)
-            kept = replace(kept, encoded=encoded, token=_token(encoded))
+        if value is not None and not kept.token:
+            kept = _encoded(kept, value)
         envelope = _Envelope(
             format=FORMAT,
             form=self._form,
@@ -545,6 +566,12 @@ class Revalidated(ABC, Generic[Key, Value]):
 def _forwarded(kept: _Kept | None) -> str:
     """Why the upstream was asked, in the words of RFC 9211."""
     return "fwd=uri-miss" if kept is None else "fwd=stale"
+
+
+def _encoded(kept: _Kept, value: object) -> _Kept:
+    """What is to be kept of `value`, with its token."""
+    encoded = msgspec.msgpack.encode(value)
+    return replace(kept, encoded=encoded, token=_token(encoded))
 
 
 def _token(encoded: bytes | memoryview) -> str:

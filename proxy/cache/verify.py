@@ -23,7 +23,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,6 +60,7 @@ class Verified:
         unlisted: sound files that the ledger did not know, or with another size.
         missing: rows of the ledger without a file.
         repaired: whether it was asked to mend, and all of this was.
+        lost: digests of held files whose bytes are damaged or gone, in order: no upstream has them any more.
     """
 
     checked: int
@@ -68,6 +69,7 @@ class Verified:
     unlisted: int
     missing: int
     repaired: bool
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +89,23 @@ class _Tally:
     deleted: int = 0
     unlisted: int = 0
     missing: int = 0
+    lost: set[str] = field(default_factory=set)
 
 
 def verify(
-    layout: Layout, database: Database, *, repair: bool = False, progress: Progress | None = None
+    layout: Layout,
+    database: Database,
+    held: Collection[str],
+    *,
+    repair: bool = False,
+    progress: Progress | None = None,
 ) -> Verified:
     """Look at every file of the cache; synchronous, for commands and threads.
 
     Args:
         layout: of a prepared data directory.
         database: the cache database, migrated.
+        held: digests of files that are held, which have to be there.
         repair: delete what is damaged, so that it is fetched anew, and make the ledger agree with the disk.
             Else nothing is changed.
         progress: called in this thread after each file. What it raises ends the look, and leaves by here; what was
@@ -106,7 +115,7 @@ def verify(
         StorageError: the cache database cannot be used. What was mended until then stays so.
     """
     total = sum(len(_listed(layout, shard)) for shard in _SHARDS)
-    tally = _Tally()
+    tally = _Tally(lost=set(held))
 
     def seen_one() -> None:
         tally.checked += 1
@@ -124,6 +133,8 @@ def verify(
                     if one is not None:
                         seen[digest] = one
                         tally.bytes += one.size
+                        if one.is_sound:
+                            tally.lost.discard(digest)
                         seen_one()
                 _settle(layout, database, shard, seen, tally, repair=repair)
         except BaseException:
@@ -132,7 +143,15 @@ def verify(
             raise
     _note_damaged(layout, tally.damaged)
     repaired = repair and tally.deleted == len(tally.damaged)
-    return Verified(tally.checked, tally.bytes, tuple(tally.damaged), tally.unlisted, tally.missing, repaired)
+    return Verified(
+        tally.checked,
+        tally.bytes,
+        tuple(tally.damaged),
+        tally.unlisted,
+        tally.missing,
+        repaired,
+        tuple(sorted(tally.lost)),
+    )
 
 
 def recount(layout: Layout, database: Database, is_over: Callable[[], bool]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from proxy.cache.verify import Verified
 from proxy.cli import output
 from proxy.cli.opening import run
 from proxy.cli.options import NAMESPACE, Branch, Invocation, may_ask, pass_invocation
+from proxy.domain.access import OPERATOR
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.requirements import (
@@ -26,6 +27,7 @@ from proxy.errors import InvalidInput
 from proxy.index import upkeep
 from proxy.index.instance import Instance
 from proxy.index.warm import Warmed, warm
+from proxy.storage.audit import By
 
 _LONGEST_FILE = 64 << 20
 """Bytes of a requirements or lock file."""
@@ -65,7 +67,7 @@ def verify(invocation: Invocation, repair: bool) -> None:
     """Read every cached file and compare it with its sha256, and the accounts with what is there.
 
     Ends with status 1 if files are damaged and were not deleted. What is deleted is fetched again when it is
-    asked for.
+    asked for; but a held file that is damaged or gone is lost, and --repair forgets that it was held.
     """
 
     async def act(instance: Instance) -> Verified:
@@ -83,6 +85,7 @@ def verify(invocation: Invocation, repair: bool) -> None:
                 "unlisted": found.unlisted,
                 "missing": found.missing,
                 "repaired": found.repaired,
+                "lost": list(found.lost),
             }
         )
     else:
@@ -92,12 +95,13 @@ def verify(invocation: Invocation, repair: bool) -> None:
                 "Damaged": found.damaged,
                 "Files not in the accounts": found.unlisted,
                 "Accounts without a file": found.missing,
+                "Held files lost": found.lost,
                 "Repaired": found.repaired,
             }
         )
-    if found.damaged and not found.repaired:
+    if (found.damaged or found.lost) and not found.repaired:
         if not repair:
-            output.tell("damaged files are deleted by --repair, and fetched again when they are asked for")
+            output.tell("--repair deletes damaged files, and forgets held ones that are lost")
         output.stop(output.FAILED)
 
 
@@ -109,7 +113,7 @@ def verify(invocation: Invocation, repair: bool) -> None:
 def purge(invocation: Invocation, names: tuple[str, ...], everything: bool, yes: bool) -> None:
     """Forget the pages of each NAME and the files they list; what is asked for again is fetched again.
 
-    Private packages are never touched.
+    Private packages are never touched, nor files that are held or were released.
 
     \b
     pypi-overlay cache purge requests urllib3
@@ -122,13 +126,15 @@ def purge(invocation: Invocation, names: tuple[str, ...], everything: bool, yes:
 
     async def act(instance: Instance) -> Purged:
         wanted = None if everything else [parse_name(name) for name in names]
-        return upkeep.purge(instance, wanted)
+        return upkeep.purge(instance, wanted, By(OPERATOR, instance.now()))
 
     purged = run(invocation, act)
     if invocation.json:
-        output.print_json({"pages": purged.pages, "files": purged.files})
+        output.print_json({"pages": purged.pages, "files": purged.files, "held": purged.held})
     else:
         output.tell(f"{output.count(purged.pages, 'page')} and {output.count(purged.files, 'file')} purged")
+        if purged.held:
+            output.tell(f"{output.count(purged.held, 'held file')} stayed: no upstream has them any more")
 
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import TypeAlias
 
+from proxy.cache.held import forget_held, held_digests
 from proxy.cache.purge import Parts, Purged
 from proxy.cache.purge import purge as purge_cache
 from proxy.cache.verify import Progress as Checked
@@ -24,6 +27,8 @@ from proxy.errors import StoreUnavailable
 from proxy.index.instance import Instance
 from proxy.index.jobs import Progress, Work, in_thread
 from proxy.index.warm import Warmed, warm
+from proxy.storage import audit
+from proxy.storage.audit import By
 from proxy.storage.board import EVERYTHING_BORROWED
 
 Current: TypeAlias = Callable[[], Awaitable[Instance]]
@@ -55,13 +60,15 @@ async def stats(instance: Instance) -> dict[str, object]:
     return await asyncio.to_thread(count)
 
 
-def purge(instance: Instance, names: Iterable[Name] | None) -> Purged:
-    """Forget the pages of `names` and the files they list; None: everything. Synchronous, for any thread.
+def purge(instance: Instance, names: Sequence[Name] | None, by: By) -> Purged:
+    """Forget the pages of `names` and the files they list; None: everything. What is held stays.
+
+    Synchronous, for any thread.
 
     Once it has returned, no server of this data directory answers by what is forgotten.
 
     Raises:
-        StorageError: the cache database cannot be changed.
+        StorageError: a database cannot be changed.
     """
     parts = Parts(
         instance.pages,
@@ -69,32 +76,43 @@ def purge(instance: Instance, names: Iterable[Name] | None) -> Purged:
         instance.variant_files,
         instance.files,
         instance.known_names,
+        instance.registry,
     )
-    return purge_cache(parts, names)
+    purged = purge_cache(parts, names)
+    detail = {"names": "all" if names is None else list(names), **asdict(purged)}
+    instance.registry.change_now(
+        lambda change: audit.record(change.connection, by, "cache.purge", detail=detail)
+    )
+    return purged
 
 
 def verify(instance: Instance, *, repair: bool, progress: Checked | None) -> Verified:
     """Compare every cached file with its digest (`cache.verify`). Synchronous, for any thread.
 
-    Once it has returned, no server of this data directory answers by what it deleted.
+    Once it has returned, no server of this data directory answers by what it deleted. Of held files whose bytes are
+    lost, `repair` forgets that they were held: there is nothing to release any more.
 
     Raises:
-        StorageError: the cache database cannot be used.
+        StorageError: a database cannot be used.
     """
+    held = instance.registry.read_now(held_digests)
     try:
-        return verify_cache(instance.layout, instance.cache, repair=repair, progress=progress)
+        found = verify_cache(instance.layout, instance.cache, held, repair=repair, progress=progress)
+        if repair and found.lost:
+            instance.registry.change_now(partial(forget_held, digests=found.lost))
+        return found
     finally:
         if repair:
             # Bytes of what was damaged may be kept in memory.
             instance.board.renew(EVERYTHING_BORROWED)
 
 
-def purge_work(current: Current, names: Iterable[Name] | None) -> Work:
+def purge_work(current: Current, names: Sequence[Name] | None, by: By) -> Work:
     """The job that purges."""
 
     async def work(progress: Progress) -> list[str]:
         instance = await current()
-        purged = await in_thread(lambda: purge(instance, names))
+        purged = await in_thread(lambda: purge(instance, names, by))
         progress.tell(purged.pages + purged.files, purged.pages + purged.files)
         return []
 
@@ -115,7 +133,10 @@ def verify_work(current: Current, *, repair: bool) -> Work:
         found = await in_thread(lambda: verify(instance, repair=repair, progress=checked))
         if found.repaired:
             return []
-        return [f"the cached file {digest} is damaged" for digest in found.damaged]
+        return [
+            *(f"the cached file {digest} is damaged" for digest in found.damaged),
+            *(f"the held file {digest} is lost" for digest in found.lost),
+        ]
 
     return work
 

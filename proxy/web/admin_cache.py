@@ -49,7 +49,7 @@ async def purge(call: Call) -> web.Response:
     if bool(body.names) == body.all:
         raise InvalidInput('either names or all is missing: send {"names": ["requests"]} or {"all": true}')
     names = None if body.all else [parse_name(name) for name in body.names]
-    return await _begun(call, "purge", upkeep.purge_work(call.request.app[RUNNING].in_force, names))
+    return await _begun(call, "purge", upkeep.purge_work(call.request.app[RUNNING].in_force, names, call.by))
 
 
 async def verify(call: Call) -> web.Response:

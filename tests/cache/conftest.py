@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from proxy.cache.files import Files
 from proxy.cache.pages import Pages
 from proxy.cache.transfers import Transfer
 from proxy.domain.names import Name
-from proxy.domain.pages import ChangedFile, FileRecord
+from proxy.domain.pages import ChangedFile, FileRecord, Page, changed_files
 from proxy.domain.snapshot import CacheSettings, UpstreamSettings
 from proxy.observe.metrics import Metrics
 from proxy.storage.board import Board
@@ -54,6 +54,8 @@ class Rig:
     clock: Clock = field(default_factory=Clock)
     options: dict[str, Any] = field(default_factory=dict)
     changed: list[tuple[str, Name, ChangedFile]] = field(default_factory=list)
+    replaced: list[tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
     pages: Pages = field(init=False)
     documents: UpstreamDocuments = field(init=False)
     files: Files = field(init=False)
@@ -85,17 +87,21 @@ class Rig:
         """Pages and documents as they are in another process, or in this one under another configuration."""
         shared = (self.layout, self.locks, self.board)
         common = ({"pypi": self.client}, self.settings, self.clock)
-        pages = Pages(*shared, self.database, *common, self.note_changed)
+        pages = Pages(*shared, self.database, *common, self.note_replaced)
         return pages, UpstreamDocuments(*shared, *common)
 
     def other_files(self) -> Files:
         """Files as they are in another process, or in this one under another configuration."""
         upstreams = {"pypi": self.client}
         basis = (self.layout, self.locks, self.database, upstreams, self.settings)
-        return Files(*basis, self.clock, self.metrics.cache)
+        return Files(*basis, self.clock, self.metrics.cache, lambda: self.held)
 
-    async def note_changed(self, upstream: str, name: Name, changed: Sequence[ChangedFile]) -> None:
-        self.changed += [(upstream, name, file) for file in changed]
+    async def note_replaced(self, upstream: str, name: Name, before: Page | None, after: Page | None) -> None:
+        """Remember what was replaced: the versions of both pages, and the files that changed."""
+        old, new = (None if page is None else page.versions for page in (before, after))
+        self.replaced.append((old, new))
+        if before is not None and after is not None:
+            self.changed += [(upstream, name, file) for file in changed_files(before, after)]
 
     async def close(self) -> None:
         await self.pages.close()
@@ -163,3 +169,12 @@ async def rig(rig_parts: Rig) -> AsyncIterator[Rig]:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(rig_parts.close)
         yield rig_parts
+
+
+@pytest.fixture
+def registry(rig: Rig) -> Iterator[Database]:
+    """The registry beside the cache of `rig`, migrated."""
+    registry = Database(rig.layout.registry_database, rig.locks, name="registry", board=rig.board)
+    registry.migrate()
+    yield registry
+    registry.close()

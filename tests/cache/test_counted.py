@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from proxy.observe.metrics import Found
 from tests.cache.conftest import Rig
 from tests.support.wheels import make_wheel
 
 
 def counted(rig: Rig, name: str) -> int:
     """The value of one counter, as Prometheus reads it."""
-    text, _ = rig.metrics.exposition("", digest="", cache_max=0, held=None)
+    text, _ = rig.metrics.exposition("", digest="", cache_max=0, found=Found())
     lines = text.decode().splitlines()
     (line,) = [line for line in lines if line.startswith(f"pypi_overlay_{name} ")]
     return int(float(line.rpartition(" ")[2]))

@@ -33,6 +33,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.storage.database import Database
 from proxy.storage.disk import write_all
 from tests.cache.conftest import Clock, Rig, follow
 from tests.cache.test_counted import counted
@@ -454,6 +455,26 @@ async def test_the_least_recently_used_files_go_first(rig: Rig) -> None:
     assert rig.files.cached(records[4]) is not None
 
 
+async def test_held_files_stay_however_full_it_is_and_whatever_is_purged(rig: Rig) -> None:
+    await rig.reopen(max_size=350)
+    kept = []
+    for number in range(3):
+        kept.append((await rig.files.keep(bytes([number]) * 100, [url_key(str(number))])).sha256)
+        rig.clock.advance(seconds=1)
+    rig.held.update(kept[:2])
+    for number in range(3, 6):
+        kept.append((await rig.files.keep(bytes([number]) * 100, [url_key(str(number))])).sha256)
+        rig.clock.advance(seconds=1)
+    # The two that were not used for longest are there, and of the others there is room for one.
+    assert stored(rig) == sorted([kept[0], kept[1], kept[5]])
+    assert rig.files.purge([url_key("0"), kept[5]]) == 1
+    assert rig.files.kept(url_key("0")) is not None
+    await rig.files.keep(b"another", [url_key("another")])
+    assert rig.files.purge(None) == 1
+    assert (stored(rig), rig.files.stats().files) == (sorted(kept[:2]), 2)
+    assert [rig.files.content_of(url_key(which)) for which in ("1", "another")] == [kept[1], None]
+
+
 async def test_eviction_does_not_touch_a_reader(rig: Rig) -> None:
     await rig.reopen(max_size=100)
     record = publish(rig, BIG)
@@ -475,7 +496,7 @@ async def test_last_uses_survive_a_restart(rig: Rig) -> None:
     assert rig.files.stats().oldest_use == rig.clock.time == Clock().time.replace(hour=13)
 
 
-async def test_a_purge_deletes_pages_and_the_files_they_list(rig: Rig) -> None:
+async def test_a_purge_deletes_pages_and_the_files_they_list(rig: Rig, registry: Database) -> None:
     rig.upstream.add_file("widgets", *make_wheel("widgets", "1.0"))
     rig.upstream.add_file("gadgets", *make_wheel("gadgets", "1.0"))
     for name in ("widgets", "gadgets"):
@@ -489,11 +510,11 @@ async def test_a_purge_deletes_pages_and_the_files_they_list(rig: Rig) -> None:
     places = [Place("pypi", Name(name), "json", "gzip") for name in ("widgets", "gadgets")]
     for place in places:
         variants.put(place, "token", AtRest("tag", b"made of it"))
-    cache = Parts(rig.pages, rig.documents, variants, rig.files, known_names)
-    assert purge(cache, [Name("widgets")]) == Purged(pages=1, files=2)
+    cache = Parts(rig.pages, rig.documents, variants, rig.files, known_names, registry)
+    assert purge(cache, [Name("widgets")]) == Purged(pages=1, files=2, held=0)
     assert (len(stored(rig)), rig.files.stats().files) == (2, 2)
     assert [await variants.get(place, "token") is None for place in places] == [True, False]
-    assert purge(cache, None) == Purged(pages=1, files=2)
+    assert purge(cache, None) == Purged(pages=1, files=2, held=0)
     assert (stored(rig), rig.files.stats().files) == ([], 0)
     assert await variants.get(places[1], "token") is None
 

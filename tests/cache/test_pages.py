@@ -16,7 +16,7 @@ import pytest
 from proxy.cache import revalidated
 from proxy.cache.revalidated import _Values
 from proxy.domain.names import Name
-from proxy.domain.pages import ChangedFile, url_key
+from proxy.domain.pages import ChangedFile, Page, url_key
 from proxy.errors import StoreUnavailable, UpstreamBusy, UpstreamError, UpstreamFaulty, UpstreamUnreachable
 from proxy.storage.board import EVERYTHING_BORROWED, page_topic
 from tests.cache.conftest import Rig
@@ -144,7 +144,7 @@ async def test_what_cannot_be_recorded_is_shown_all_the_same(
     async def fail(*_: object) -> None:
         raise StoreUnavailable("the registry database is busy")
 
-    monkeypatch.setattr(rig.pages, "_note_changed", fail)
+    monkeypatch.setattr(rig.pages, "_note", fail)
     await rig.pages.get("pypi", WIDGETS)
     name, content = make_wheel("widgets", "1.0", modules={"new.py": "x = 1"})
     rig.upstream.add_file("widgets", name, content)
@@ -152,6 +152,63 @@ async def test_what_cannot_be_recorded_is_shown_all_the_same(
     cached = await rig.pages.get("pypi", WIDGETS)
     assert cached is not None
     assert cached.value.files[0].sha256 == hashlib.sha256(content).hexdigest()
+    rig.upstream.remove_project("widgets")
+    rig.clock.advance(hours=1)
+    assert await versions(rig) is None
+    # What is kept is the page before, so that what became of its files is found out when it can be recorded.
+    monkeypatch.undo()
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
+    assert await versions(rig) == ("2.0",)
+    assert rig.replaced == [(("1.0",), ("2.0",))]
+
+
+async def test_what_takes_the_place_of_a_page_is_told_once_and_before_it_does(rig: Rig) -> None:
+    path = Path(rig.layout.cached_page("pypi", WIDGETS))
+    await rig.pages.get("pypi", WIDGETS)
+    had_second: list[bool] = []
+    note = rig.note_replaced
+
+    async def look(upstream: str, name: Name, before: Page | None, after: Page | None) -> None:
+        had_second.append(b"widgets-2.0" in path.read_bytes())
+        await note(upstream, name, before, after)
+
+    rig.pages._note = look
+    rig.clock.advance(hours=1)
+    await rig.pages.get("pypi", WIDGETS)  # a 304
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
+    rig.clock.advance(hours=1)
+    assert await versions(rig) == ("1.0", "2.0")
+    rig.upstream.remove_project("widgets")
+    rig.clock.advance(hours=1)
+    assert await versions(rig) is None
+    assert await versions(rig) is None
+    assert had_second == [False, True]
+    assert rig.replaced == [(None, ("1.0",)), (("1.0",), ("1.0", "2.0")), (("1.0", "2.0"), None)]
+
+
+async def test_a_page_too_old_to_be_shown_is_compared_with_the_next(rig: Rig) -> None:
+    await rig.pages.get("pypi", WIDGETS)
+    rig.upstream.add_file("widgets", *make_wheel("widgets", "2.0"))
+    rig.clock.advance(days=100)
+    assert await versions(rig) == ("1.0", "2.0")
+    assert rig.replaced[1:] == [(("1.0",), ("1.0", "2.0"))]
+
+
+@pytest.mark.parametrize("hashes", [["sha256"], []])
+async def test_a_page_is_needed_for_as_long_as_a_file_that_it_lists_is_here(
+    rig: Rig, hashes: list[str]
+) -> None:
+    rig.upstream.configure(hashes=hashes)
+    cached = await rig.pages.get("pypi", WIDGETS)
+    assert cached is not None
+    path = rig.layout.cached_page("pypi", WIDGETS)
+    assert not rig.pages.is_needed(path)
+    await rig.fetch(cached.value.files[0])
+    await rig.settle()
+    assert rig.pages.is_needed(path)
+    assert not rig.pages.is_needed(path + "-gone")
+    rig.files.purge(None)
+    assert not rig.pages.is_needed(path)
 
 
 async def test_the_upstreams_shorter_max_age_counts(rig: Rig) -> None:

@@ -25,6 +25,11 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
+def nothing(_path: str) -> bool:
+    """No page is needed."""
+    return False
+
+
 def write(path: str, age: timedelta) -> Path:
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,15 +53,29 @@ def test_what_was_confirmed_too_long_ago_goes_with_what_was_made_of_it(layout: L
     ]
     for upstream in ("pypi", "other"):
         kept.put(Place(upstream, name, "json", "gzip"), "token", AtRest("tag", b"body"))
-    assert sweep(layout, KEEP, NOW) == 3
+    assert sweep(layout, KEEP, NOW, nothing) == 3
     assert [file.exists() for file in old] == [False] * 3
     assert [file.exists() for file in new] == [True] * 2
     assert not Path(layout.variants_of("pypi", name)).exists()
     assert Path(layout.cached_variant("other", name, "json", "gzip")).exists()
-    assert sweep(layout, KEEP, NOW) == 0
+    assert sweep(layout, KEEP, NOW, nothing) == 0
 
 
 def test_it_stops_when_it_is_told_to(layout: Layout) -> None:
     old = write(layout.cached_page("pypi", Name("widgets")), timedelta(days=400))
-    assert sweep(layout, KEEP, NOW, lambda: True) == 0
+    assert sweep(layout, KEEP, NOW, nothing, lambda: True) == 0
     assert old.exists()
+
+
+def test_a_page_that_is_needed_stays_for_as_long_again(layout: Layout) -> None:
+    kept, gone = (write(layout.cached_page("pypi", Name(name)), KEEP * 2) for name in ("widgets", "gadgets"))
+    document = write(layout.cached_document("pypi", Name("widgets"), None), KEEP * 2)
+
+    def is_needed(path: str) -> bool:
+        assert path != str(document)
+        return path == str(kept)
+
+    assert sweep(layout, KEEP, NOW, is_needed) == 2
+    assert [file.exists() for file in (kept, gone, document)] == [True, False, False]
+    assert sweep(layout, KEEP, NOW, nothing) == 0
+    assert sweep(layout, KEEP, NOW + KEEP * 2, nothing) == 1

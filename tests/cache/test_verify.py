@@ -38,7 +38,7 @@ def spoil(path: str) -> None:
 
 
 def look(rig: Rig, *, repair: bool = False) -> Verified:
-    return verify(rig.layout, rig.database, repair=repair)
+    return verify(rig.layout, rig.database, rig.held, repair=repair)
 
 
 async def test_a_sound_cache_has_nothing_to_mend(rig: Rig) -> None:
@@ -47,7 +47,7 @@ async def test_a_sound_cache_has_nothing_to_mend(rig: Rig) -> None:
     Path(rig.layout.cached_files, "00").mkdir(exist_ok=True)
     Path(rig.layout.cached_files, "00", "notes.txt").write_bytes(b"not ours")
     told: list[tuple[int, int]] = []
-    found = verify(rig.layout, rig.database, progress=lambda done, total: told.append((done, total)))
+    found = verify(rig.layout, rig.database, (), progress=lambda done, total: told.append((done, total)))
     assert found == Verified(3, sum(map(len, CONTENTS)), (), 0, 0, repaired=False)
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert look(rig, repair=True) == Verified(3, found.bytes, (), 0, 0, repaired=True)
@@ -70,7 +70,7 @@ async def test_what_progress_raises_breaks_it_off(rig: Rig) -> None:
             raise Enough
 
     with pytest.raises(Enough):
-        await asyncio.to_thread(verify, rig.layout, rig.database, repair=True, progress=stop)
+        await asyncio.to_thread(verify, rig.layout, rig.database, (), repair=True, progress=stop)
     assert told == [1, 2]
     # Another look is a whole one, whatever was mended before.
     assert look(rig).checked == 2 + Path(paths[0]).exists()
@@ -195,3 +195,14 @@ async def test_a_file_that_cannot_be_read_is_damaged(rig: Rig) -> None:
     found = look(rig, repair=True)
     # A directory cannot be deleted like a file, so this is not repaired, and is not said to be.
     assert (found.damaged, found.repaired) == (digests(CONTENTS[0]), False)
+
+
+async def test_held_files_whose_bytes_are_damaged_or_gone_are_lost(rig: Rig) -> None:
+    paths = await fill(rig)
+    rig.held.update(digests(*CONTENTS))
+    assert look(rig).lost == ()
+    spoil(paths[0])
+    Path(paths[1]).unlink()
+    assert look(rig).lost == digests(CONTENTS[0], CONTENTS[1])
+    assert look(rig, repair=True).lost == digests(CONTENTS[0], CONTENTS[1])
+    assert Path(paths[2]).exists()

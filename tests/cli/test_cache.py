@@ -32,7 +32,7 @@ def test_purge_wants_names_or_everything(site: Site, arguments: tuple[str, ...])
 
 
 def test_a_purge_says_how_much_it_forgot(site: Site) -> None:
-    assert site.json("cache", "purge", "widgets", "--yes") == {"pages": 0, "files": 0}
+    assert site.json("cache", "purge", "widgets", "--yes") == {"pages": 0, "files": 0, "held": 0}
     assert site.run("cache", "purge", "--all", "--yes").stderr == "0 pages and 0 files purged\n"
     assert "not a valid project name" in site.refused("cache", "purge", "-", "--yes")
 
@@ -47,7 +47,7 @@ def keep(site: Site, content: bytes) -> Path:
 
 
 def test_an_empty_cache_is_sound(site: Site) -> None:
-    sound = {"checked": 0, "bytes": 0, "damaged": [], "unlisted": 0, "missing": 0}
+    sound = {"checked": 0, "bytes": 0, "damaged": [], "unlisted": 0, "missing": 0, "lost": []}
     assert site.json("cache", "verify") == {**sound, "repaired": False}
     assert site.json("cache", "verify", "--repair") == {**sound, "repaired": True}
 
