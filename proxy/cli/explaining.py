@@ -96,6 +96,7 @@ def _print(explanation: Explanation) -> None:
                 "Source": "source",
                 "Served": "served",
                 "Rule": "rule",
+                "Until": "until",
                 "Reason": "reason",
             },
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from proxy.domain.names import Name
+from proxy.domain.versions import known_version, public_key
 
 _BLAKE2B_PATH = re.compile(r"/packages/([0-9a-f]{2})/([0-9a-f]{2})/([0-9a-f]{60})/([^/]+)\Z", re.ASCII)
 
@@ -114,6 +116,62 @@ def changed_files(before: Page, after: Page) -> list[ChangedFile]:
         and (earlier := known.get(file.filename)) is not None
         and earlier != file.sha256
     ]
+
+
+def shadowed(
+    page: Page, filenames: Collection[str], taken: Collection[str]
+) -> tuple[Page, tuple[FileRecord, ...]]:
+    """What is left of an upstream's page beside private files of the same name, and the files that are not.
+
+    A file goes where a private one has its filename or its version, whatever the local parts: `1.0+other` would be
+    installed in place of `1.0` (protocol T-CONF5). So does one whose version does not follow from its name.
+
+    Args:
+        filenames: of the private files.
+        taken: their versions, and those of private files that are not shown, as `versions.public_key` has them.
+
+    Sources: contract 4.3.
+    """
+    texts = {file.version for file in page.files}.union(page.versions)
+    gone = {text for text in texts if _is_taken(text, taken)}
+    if not gone and not any(file.filename in filenames for file in page.files):
+        return page, ()
+    kept: list[FileRecord] = []
+    dropped: list[FileRecord] = []
+    for file in page.files:
+        (dropped if file.version in gone or file.filename in filenames else kept).append(file)
+    versions = tuple(version for version in page.versions if version not in gone)
+    return Page(page.name, tuple(kept), versions, page.status), tuple(dropped)
+
+
+def _is_taken(text: str | None, taken: Collection[str]) -> bool:
+    version = known_version(text)
+    if version is None:
+        return text is None
+    return public_key(version) in taken
+
+
+def overlay(private: Page, upstream: Page) -> Page:
+    """Private files, then those of an upstream that `shadowed` left, as one page (contract 4.3)."""
+    versions = tuple(dict.fromkeys((*private.versions, *upstream.versions)))
+    status = together((private.status, upstream.status))
+    return Page(private.name, (*private.files, *upstream.files), versions, status)
+
+
+_GRAVITY = (Status.ACTIVE, Status.ARCHIVED, Status.DEPRECATED)
+"""From the status that says least against a project; quarantine is told of those alone that offer nothing."""
+
+
+def together(statuses: Iterable[ProjectStatus]) -> ProjectStatus:
+    """What a page that joins projects says of them: the worst; `quarantined` only where all of them are.
+
+    A quarantined page with files on it would contradict itself (PEP 792).
+    """
+    told = tuple(statuses)
+    offering = [each for each in told if each.status is not Status.QUARANTINED]
+    if not offering:
+        return told[0] if told else ProjectStatus()
+    return max(offering, key=lambda each: _GRAVITY.index(each.status))
 
 
 def url_key(url: str) -> str:

@@ -16,7 +16,6 @@ from cachetools import LRUCache
 
 from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.revalidated import Cached
-from proxy.domain.decide import Word
 from proxy.domain.documents import (
     About,
     FileNote,
@@ -89,7 +88,8 @@ class Documents:
                 document of the project.
             base: as `render_document` has it.
         """
-        page = (await answer.screened()).page
+        screened = await answer.screened()
+        page = screened.page
         is_long = len(page.files) >= _OFF_LOOP_FROM
         wanted = "" if version is None else equality_key(version)
 
@@ -100,7 +100,11 @@ class Documents:
         releases, shown = await asyncio.to_thread(find) if is_long else find()
         if version is not None and shown is None:
             return None
-        told = await self._told(answer, shown, is_project=version is None)
+        if shown is None or all(screened.withheld_file(file.filename, file.key) for file in shown.files):
+            # Of what serves no file nothing is told: it may be withheld for what it says.
+            told = _Told()
+        else:
+            told = await self._told(answer, shown, is_project=version is None)
         key = (answer.token, told.token, wanted, base, coding)
         is_kept = bool(answer.token and told.token)
         if is_kept and (kept := self._kept.get(key)) is not None:
@@ -124,13 +128,11 @@ class Documents:
             self._kept[key] = variant
         return variant
 
-    async def _told(self, answer: PageAnswer, shown: Release | None, *, is_project: bool) -> _Told:
+    async def _told(self, answer: PageAnswer, shown: Release, *, is_project: bool) -> _Told:
         """What is known of a release, and where `is_project` of all files, beyond the page."""
-        # Of what serves no file nothing is told: its project may be quarantined for what it says.
-        if shown is None or not shown.files:
-            return _Told()
         notes: dict[str, FileNote] = {}
-        if answer.decision.word is Word.UPSTREAM:
+        # All files of a release are ours, or none: a version that we have is no upstream's (contract 4.3).
+        if shown.files[0].url and not answer.is_gone:
             deadline = asyncio.get_running_loop().time() + DOCUMENT_PATIENCE
             found = await self._document(answer, None if is_project else shown.version, deadline)
             tokens = found.token if found is not None else ""

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -36,9 +37,9 @@ T = TypeVar("T")
 _FACTS_AT_ONCE = 500
 """Names whose facts are read in one go: some milliseconds."""
 _TOKENS_KEPT = 100
+_POLICIES_KEPT = 20
 
 _NOBODY_OWNS = NameFacts()
-_LITERAL = re.compile(r"[a-z0-9-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class NameList:
     _private: SortedNames
     _hidden: SortedNames
     _known: tuple[SortedNames, ...]
-    _policy: _NamePolicy
+    _policy: _NamePolicy | None
 
     @property
     def is_short(self) -> bool:
@@ -63,7 +64,7 @@ class NameList:
     def pieces(self) -> Iterator[bytes]:
         """The names in order, each once, in pieces as `SortedNames.text` gives them. CPU work: for a thread."""
         for private, hidden, *known in together((self._private, self._hidden, *self._known)):
-            others = self._policy.forwarded(known)
+            others = b"" if self._policy is None else self._policy.forwarded(known)
             if not private and not hidden:
                 yield others
             else:
@@ -74,15 +75,19 @@ class NameList:
 class NameLists:
     """The lists of names of one instance. Owned by one event loop."""
 
-    def __init__(self, tree: Tree, database: Database, known: KnownNames) -> None:
+    def __init__(
+        self, tree: Tree, database: Database, known: KnownNames, now: Callable[[], datetime]
+    ) -> None:
         self._tree = tree
         self._database = database
         self._known = known
+        self._now = now
         # One list at a time is worked on: many at once would take the threads that others need.
         self._turn = asyncio.Semaphore(1)
-        self._tokens: LRUCache[tuple[NamespacePath, tuple[str, ...]], str] = LRUCache(_TOKENS_KEPT)
+        self._policies: LRUCache[NamespacePath, _NamePolicy] = LRUCache(_POLICIES_KEPT)
+        self._tokens: LRUCache[tuple[_NamePolicy, tuple[str, ...]], str] = LRUCache(_TOKENS_KEPT)
 
-    async def get(self, index: Namespace, sight: Sight) -> NameList:
+    async def get(self, index: Namespace, sight: Sight, as_of: datetime | None = None) -> NameList:
         """The names that `index` shows to a caller, as they are now.
 
         What the registry holds is read after the wait for a list of an upstream, and nothing is waited for
@@ -90,16 +95,17 @@ class NameLists:
 
         Args:
             index: one that `sight` may ask.
+            as_of: of a dated view: private names of which there were files by then. Of upstreams nobody knows.
 
         Raises:
             UpstreamError: an upstream whose names belong here was never asked with success (`KnownNames.get`).
             StorageError: the registry cannot be read.
         """
-        policy = _NamePolicy(index, sight, self._tree)
         upstreams = index.policy.upstreams if index.policy.list_upstream and index.policy.forward else ()
         known = tuple(await asyncio.gather(*map(self._known.get, upstreams)))
-        token = await self._token(policy, known)
-        private, hidden = await self._registered(index, sight, known)
+        policy = await self._policy(index, sight) if known else None
+        token = "" if policy is None else await self._token(policy, known)
+        private, hidden = await self._registered(index, sight, known, as_of)
         token = digest_of(f"{token}\n{private.digest}\n{hidden.digest}".encode())
         return NameList(token, private, hidden, known, policy)
 
@@ -107,11 +113,17 @@ class NameLists:
         async with self._turn:
             return await asyncio.to_thread(work, *args, **kwargs)
 
+    async def _policy(self, index: Namespace, sight: Sight) -> _NamePolicy:
+        """Kept until a rule ends, since it goes through all of them; who asks makes no difference to it."""
+        kept = self._policies.get(index.path)
+        if kept is None or not kept.is_good(self._now()):
+            kept = await self._in_turn(_NamePolicy, index, sight, self._tree, self._now())
+            self._policies[index.path] = kept
+        return kept
+
     async def _token(self, policy: _NamePolicy, known: tuple[SortedNames, ...]) -> str:
         """What changes with the names of the upstreams that are forwarded; kept, since rules make it dear."""
-        if not known:
-            return ""
-        key = (policy.index.path, tuple(names.digest for names in known))
+        key = (policy, tuple(names.digest for names in known))
         token = self._tokens.get(key)
         if token is None:
             content = hashlib.blake2b(digest_size=16)
@@ -122,7 +134,7 @@ class NameLists:
         return token
 
     async def _registered(
-        self, index: Namespace, sight: Sight, known: Sequence[SortedNames]
+        self, index: Namespace, sight: Sight, known: Sequence[SortedNames], as_of: datetime | None
     ) -> tuple[SortedNames, SortedNames]:
         """The names of the registry that are shown, and those of `known` that are claimed and not shown."""
         projects = self._tree.projects(index)
@@ -133,10 +145,10 @@ class NameLists:
         def read(after: str) -> str | None:
             facts = self._database.read_now(partial(packages.facts_after, after=after, limit=_FACTS_AT_ONCE))
             for name, held in facts.items():
-                if self._is_listed(index, name, held, shown):
+                if self._is_listed(index, name, held, shown, as_of):
                     private.append(name)
                 elif any(name in names for names in known):
-                    decision = decide(Asked(index, name, sight), held, self._tree)
+                    decision = decide(Asked(index, name, sight, as_of), held, self._tree, self._now())
                     if decision.word is not Word.UPSTREAM:
                         hidden.append(name)
             return name if len(facts) == _FACTS_AT_ONCE else None
@@ -150,15 +162,24 @@ class NameLists:
         return await self._in_turn(SortedNames.of, private), await self._in_turn(SortedNames.of, hidden)
 
     def _is_listed(
-        self, index: Namespace, name: Name, facts: NameFacts, shown: frozenset[NamespacePath]
+        self,
+        index: Namespace,
+        name: Name,
+        facts: NameFacts,
+        shown: frozenset[NamespacePath],
+        as_of: datetime | None,
     ) -> bool:
         # The cheap test first: `decide` for each of many thousand names would take seconds.
         holders = [
-            owned.project for owned in facts.owned if owned.kind is OwnedKind.FILES and owned.project in shown
+            owned.project
+            for owned in facts.owned
+            if owned.kind is OwnedKind.FILES
+            and owned.project in shown
+            and (as_of is None or owned.had_files_at(as_of))
         ]
         if not holders or not index.is_root:
             return bool(holders)
-        owner = owner_at_root(name, facts, self._tree)
+        owner = owner_at_root(name, facts, self._tree, self._now())
         return any(self._tree.owner(project) == owner for project in holders)
 
 
@@ -166,15 +187,25 @@ class _NamePolicy:
     """Which names of upstreams an index would forward, of those that nobody published.
 
     `decide` says it. It is asked only for names near those that a rule speaks of, since asking it for 700,000
-    takes seconds: a rule's pattern begins with literal characters, and so do all names that it covers.
+    takes seconds. CPU work where there are many rules: for a thread.
     """
 
-    def __init__(self, index: Namespace, sight: Sight, tree: Tree) -> None:
-        self.index = index
+    def __init__(self, index: Namespace, sight: Sight, tree: Tree, now: datetime) -> None:
+        policy = index.policy
+        self._index = index
         self._sight = sight
+        self._now = now
         self._tree = tree
-        self._against = (*index.policy.deny.rules, *(rule for _, rule in tree.all_reserves()))
-        self._allow = [allow.patterns for allow in index.policy.allow]
+        reserving = (rule for _, rule in tree.all_reserves())
+        denying = (rule for rule in policy.deny if rule.specifier is None and "deny" not in policy.warn)
+        against = [rule for rule in (*denying, *reserving) if not rule.is_void(now)]
+        self._against = _Near(against)
+        self._allow = [] if "allow" in policy.warn else [_Near(each.patterns) for each in policy.allow]
+        self._until = min((rule.until for rule in against if rule.until is not None), default=None)
+
+    def is_good(self, now: datetime) -> bool:
+        """Whether the same rules count at another time."""
+        return self._now <= now and (self._until is None or now < self._until)
 
     def forwarded(self, known: Sequence[bytes]) -> bytes:
         """Those names of some pieces, as `SortedNames.text`, that are forwarded; all together, in order."""
@@ -183,43 +214,52 @@ class _NamePolicy:
             return b""
         piece = pieces[0] if len(pieces) == 1 else _packed(sorted(set(lines(b"".join(pieces)))))
         first, last = piece[: piece.index(b"\n")].decode(), piece[:-1].rpartition(b"\n")[2].decode()
-        against = [rule for rule in self._against if _is_near(rule, first, last)]
-        allow = [
-            RuleSet.of(tuple(r for r in rules.rules if _is_near(r, first, last))) for rules in self._allow
-        ]
-        if not all(rules.rules for rules in allow):
+        against = self._against.between(first, last)
+        allow = [rules.between(first, last) for rules in self._allow]
+        if not all(allow):
             return b""
         if not against and not allow:
             return piece
-        speak = RuleSet.of(tuple(against))
         return _packed(
             [
                 name
                 for name in lines(piece)
-                if all(rules.match(name) is not None for rules in allow)
-                and (speak.match(name) is None or self._is_asked(name))
+                if all(rules.covering(name) for rules in allow)
+                and (not against.covering(name) or self._is_asked(name))
             ]
         )
 
     def _is_asked(self, name: Name) -> bool:
-        return decide(Asked(self.index, name, self._sight), _NOBODY_OWNS, self._tree).word is Word.UPSTREAM
+        return (
+            decide(Asked(self._index, name, self._sight), _NOBODY_OWNS, self._tree, self._now).word
+            is Word.UPSTREAM
+        )
+
+
+class _Near:
+    """Rules by the characters that their patterns begin with, which are those of all names that they cover."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._by_start: dict[str, list[Rule]] = {}
+        for rule in rules:
+            self._by_start.setdefault(rule.pattern.partition("*")[0], []).append(rule)
+        self._starts = sorted(self._by_start)
+
+    def between(self, first: str, last: str) -> RuleSet:
+        """All rules that may cover a name from `first` to `last`."""
+        starts = [first[:size] for size in range(len(first) + 1) if first[:size] in self._by_start]
+        starts += self._starts[bisect_right(self._starts, first) : bisect_right(self._starts, last)]
+        return RuleSet.of(rule for start in starts for rule in self._by_start[start])
 
 
 def upstreams_listed(tree: Tree) -> frozenset[str]:
-    """The upstreams whose lists some index needs."""
+    """The upstreams whose lists some index needs: to show their names, or to ask for these alone."""
     return frozenset(
         upstream
         for namespace in tree
-        if namespace.policy.list_upstream and namespace.policy.forward
+        if namespace.policy.forward and (namespace.policy.list_upstream or namespace.policy.ask == "known")
         for upstream in namespace.policy.upstreams
     )
-
-
-def _is_near(rule: Rule, first: str, last: str) -> bool:
-    """Whether `rule` may cover a name from `first` to `last`."""
-    found = _LITERAL.match(rule.value)
-    literal = found[0] if found is not None else ""
-    return first[: len(literal)] <= literal <= last
 
 
 def _packed(names: Sequence[Name]) -> bytes:

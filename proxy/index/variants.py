@@ -208,9 +208,12 @@ class Variants:
         return made
 
     def _rest(self, answer: PageAnswer, form: str, coding: Coding) -> tuple[Place, str] | None:
-        """Where it lies at rest, and the token that it has to have there; None: private pages stay in memory."""
+        """Where it lies at rest, and the token that it has to have there; None: it stays in memory.
+
+        That is so for what is private, alone or merged, and for dated views: of each name one page lies at rest.
+        """
         upstream = answer.decision.upstream
-        if answer.decision.word is not Word.UPSTREAM or upstream is None:
+        if answer.decision.word is not Word.UPSTREAM or upstream is None or answer.asked.as_of is not None:
             return None
         token = _tag(f"{self._version} {self._external_url} {answer.token}".encode())
         return Place(upstream, answer.asked.name, form, coding), token

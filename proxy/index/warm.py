@@ -175,7 +175,9 @@ class _Warming:
                     await instance.metadata.read(source)
             elif answer.withheld is not None:
                 self.tally.skipped.append((need.name, f"{record.filename}: {answer.withheld.reason}"))
-            elif isinstance(source, StoredFile) or self._is_borrowed(need, answer.decision):
+            elif isinstance(source, StoredFile):
+                self.tally.skipped.append((need.name, f"{record.filename} is published by {source.project}"))
+            elif self._is_borrowed(need, answer.decision):
                 self.tally.skipped.append((need.name, f"{record.filename} is no longer what was listed"))
 
         async with self._files_at_once:

@@ -38,13 +38,17 @@ _SLOTS = 1 << 16
 _HALF = _SLOTS // 2
 _BYTES = 8 * _SLOTS
 _CONFIG = 0
-_BORROWED = ("page:", "document:", "names-of:", "cache")
+_BORROWED = ("page:", "document:", "names-of:", "advisories", "cache")
 _TOPICS_KNOWN = 50_000
 _LOW_BYTE = 0 if sys.byteorder == "little" else 7
 _LAST_BITS = bytes(number & 1 for number in range(256))
 
 NAMESPACES = "namespaces"
 """Which namespaces the registry knows: every answer depends on it."""
+ADVISORIES = "advisories"
+"""The advisories in force."""
+HELD = "held"
+"""Which names have files that are held, or were released, at which upstream."""
 EVERYTHING_BORROWED = "cache"
 """Touched where all of the cache is purged: every answer made of what is borrowed depends on it."""
 
@@ -62,6 +66,11 @@ def token_topic(token: int) -> str:
 def page_topic(upstream: str, name: str) -> str:
     """What `upstream` is kept to have said of `name`: its page, or that there is none."""
     return f"page:{upstream}/{name}"
+
+
+def held_topic(upstream: str, name: str) -> str:
+    """Which files of `name` that `upstream` removed are held, and which of those are released."""
+    return f"held:{upstream}/{name}"
 
 
 def document_topic(upstream: str, name: str) -> str:

@@ -15,7 +15,7 @@ from proxy.index.instance import Instance
 from proxy.index.variants import encode
 from proxy.web import problems, replies, simple
 from proxy.web.callers import Callers
-from proxy.web.notes import DECIDED, FAILURE
+from proxy.web.notes import FAILURE, note_page
 
 _NOT_FOUND = b'{"message": "Not Found"}'
 
@@ -37,7 +37,7 @@ async def document(
     base = _base(address, index, instance.snapshot.server.external_url)
     for _ in range(ATTEMPTS):
         answer = await instance.index.page(Asked(index, name, sight))
-        request[DECIDED] = answer.decision
+        note_page(request, answer)
         if answer.is_served:
             variant = await instance.documents.get(answer, address.raw_version, base=base, coding=packed)
         elif address.raw_version is None and simple.is_own_project(answer, index, sight):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +56,25 @@ class House:
     def sight(self, caller: Caller) -> Sight:
         return sight(caller, self.instance.snapshot.tree)
 
-    def asked(self, index: str, name: str, caller: Caller = OWNER) -> Asked:
-        return Asked(self.instance.snapshot.tree.find(index), Name(name), self.sight(caller))
+    def asked(self, index: str, name: str, caller: Caller = OWNER, as_of: datetime | None = None) -> Asked:
+        return Asked(self.instance.snapshot.tree.find(index), Name(name), self.sight(caller), as_of)
 
-    async def page(self, index: str, name: str, caller: Caller = OWNER) -> PageAnswer:
-        return await self.instance.index.page(self.asked(index, name, caller))
+    async def page(
+        self, index: str, name: str, caller: Caller = OWNER, as_of: datetime | None = None
+    ) -> PageAnswer:
+        return await self.instance.index.page(self.asked(index, name, caller, as_of))
 
-    async def file(self, index: str, key: str, filename: str, caller: Caller = OWNER) -> FileAnswer:
+    async def file(
+        self, index: str, key: str, filename: str, caller: Caller = OWNER, as_of: datetime | None = None
+    ) -> FileAnswer:
         namespace = self.instance.snapshot.tree.find(index)
-        answer = await self.instance.index.file(namespace, self.sight(caller), key, filename)
+        answer = await self.instance.index.file(namespace, self.sight(caller), key, filename, as_of)
         assert answer is not None
         return answer
 
-    async def names(self, index: str, caller: Caller = OWNER) -> list[str]:
+    async def names(self, index: str, caller: Caller = OWNER, as_of: datetime | None = None) -> list[str]:
         namespace = self.instance.snapshot.tree.find(index)
-        listed = await self.instance.names.get(namespace, self.sight(caller))
+        listed = await self.instance.names.get(namespace, self.sight(caller), as_of)
         return b"".join(listed.pieces()).decode().splitlines()
 
     def publish(self, project: str, filename: str, **about: Any) -> NewFile:
@@ -77,6 +82,19 @@ class House:
 
     def remove(self, project: str, name: str) -> None:
         making.remove(self.instance.registry, NamespacePath(project), name)
+
+
+@pytest.fixture(scope="module")
+def second_of_module() -> Iterator[FakeUpstream]:
+    with FakeUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def second(second_of_module: FakeUpstream) -> FakeUpstream:
+    """Another upstream, empty."""
+    second_of_module.reset()
+    return second_of_module
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
@@ -26,19 +26,6 @@ from tests.support.waiting import wait_until_async
 from tests.support.wheels import make_sdist, make_wheel
 
 GEARS = wheel("gears", "1.0")
-
-
-@pytest.fixture(scope="module")
-def second_of_module() -> Iterator[FakeUpstream]:
-    with FakeUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
-def second(second_of_module: FakeUpstream) -> FakeUpstream:
-    """Another upstream, empty."""
-    second_of_module.reset()
-    return second_of_module
 
 
 @pytest.fixture

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from proxy.domain.access import ANONYMOUS, Caller
+from proxy.domain.moments import iso
 from proxy.errors import InvalidName
 from proxy.index.explain import STEPS, explain
 from tests.index.conftest import ALICE, OWNER, House, OpenHouse
-from tests.registry.making import FILE, text_of, wheel
+from tests.registry.making import FILE, NOW, text_of, wheel
 from tests.support.server import base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import make_sdist, make_wheel
@@ -188,3 +190,65 @@ async def test_a_page_that_came_from_the_cache_is_told_as_such(house: House, ups
     assert "uri-miss" in how(first)
     assert "(hit)" in how(again)
     assert len(upstream.asked_for("gears")) == 1
+
+
+async def test_each_upstream_that_was_asked_has_a_step(open_house: OpenHouse, upstream: FakeUpstream) -> None:
+    with FakeUpstream() as second:
+        config = base_config(upstream)
+        config["upstreams"]["second"] = base_config(second)["upstreams"]["pypi"]
+        house = open_house({**config, "policy": {"upstreams": ["pypi", "second"]}})
+        second.add_file("gears", *make_wheel("gears", "1.0"))
+
+        async def steps(name: str) -> list[tuple[str, str]]:
+            trail = (await ask(house, "", name))["trail"]
+            return [(step["outcome"], step["because"]) for step in trail if step["step"] == "upstream"]
+
+        found = await steps("gears")
+        assert [outcome for outcome, _ in found] == ["pass", "pass"]
+        assert found[0][1] == "pypi has no project gears"
+        assert found[1][1].startswith("second has it")
+        assert [outcome for outcome, _ in await steps("nobody-has-it")] == ["pass", "pass", "stop"]
+
+
+async def test_a_withheld_file_has_its_rule_reason_and_end_and_stands_once(
+    open_house: OpenHouse, upstream: FakeUpstream
+) -> None:
+    house = open_house(base_config(upstream) | {"policy": {"min_age": "3d", "deny": ["gears<1"]}})
+    for version, uploaded in (("0.9", 90), ("1.0", 90), ("2.0", 1)):
+        at = iso(NOW - timedelta(days=uploaded))
+        upstream.add_file("gears", *make_wheel("gears", version), upload_time=at)
+    shape = await ask(house, "", "gears")
+    told = [(file["version"], file["served"], file["rule"], file["until"]) for file in shape["files"]]
+    assert told == [
+        ("1.0", True, None, None),
+        ("0.9", False, "deny gears<1", None),
+        ("2.0", False, "min_age 3d", iso(NOW + timedelta(days=2))),
+    ]
+    assert stopped(shape)["because"] == "1 served, 2 withheld"
+    rules = [step for step in shape["trail"] if step["step"] == "files"][:-1]
+    assert [(step["outcome"], step["because"], step["origin"]["path"]) for step in rules] == [
+        ("pass", "deny gears<1 withholds 1 file", "policy.deny.0"),
+        ("pass", "min_age 3d withholds 1 file", "policy.min_age"),
+    ]
+    assert all(step["origin"]["line"] for step in rules)
+    assert "24 hours old" in shape["files"][2]["reason"]
+    only = await ask(house, "", "gears", version="v2")
+    assert [file["filename"] for file in only["files"]] == [wheel("gears", "2.0")]
+
+
+async def test_a_quarantined_project_without_files_is_told_as_such(
+    house: House, upstream: FakeUpstream
+) -> None:
+    upstream.add_project("evil", status="quarantined", status_reason="malware")
+    steps = [step["because"] for step in (await ask(house, "", "evil"))["trail"] if step["step"] == "files"]
+    assert steps == ["evil is quarantined upstream: malware", "0 served, 0 withheld"]
+
+
+async def test_each_file_of_several_projects_names_its_own(house: House) -> None:
+    house.publish("acme/widgets", wheel("gears", "1.0"))
+    house.publish("acme/sandbox", wheel("gears", "2.0"))
+    shape = await ask(house, "acme", "gears")
+    assert {file["version"]: file["source"] for file in shape["files"]} == {
+        "1.0": "acme/widgets",
+        "2.0": "acme/sandbox",
+    }

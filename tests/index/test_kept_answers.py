@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import fields, replace
+from datetime import timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from sqlalchemy import event
 
 from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Scope
@@ -20,9 +22,11 @@ from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath, Tree
 from proxy.domain.negotiate import Coding, Representation
 from proxy.domain.pages import Status
+from proxy.domain.policy import Exemption, Rule
 from proxy.errors import Outdated
 from proxy.index import answers as module
 from proxy.index.answers import Borrowed, FileAnswer, Index, PageAnswer
+from proxy.index.circumstances import Sources
 from proxy.registry import namespaces, packages
 from proxy.registry.packages import StoredFile
 from proxy.storage.board import new_serial
@@ -94,15 +98,32 @@ async def test_private_pages_of_other_projects_or_other_times_have_other_tokens(
     assert len(tokens) == 6
 
 
-def test_rules_have_a_token_that_tells_all_by_which_they_screen() -> None:
-    @dataclass(frozen=True, slots=True)
-    class Stricter(FileRules):
-        days: int = 0
+RULE = Rule("deny", "gears<1", "acme", pattern="gears", specifier=SpecifierSet("<1"))
+OTHERWISE: dict[str, Any] = {
+    "deny": (RULE,),
+    "allow": ((RULE,),),
+    "min_age": timedelta(days=1),
+    "exempt": (RULE,),
+    "min_age_fixes": False,
+    "uploaded_before": NOW,
+    "file_types": frozenset({"wheel"}),
+    "yanked": "hide",
+    "withheld": "hide",
+    "removed": "keep",
+    "vulnerable": "deny",
+    "severity": "low",
+    "vulnerable_exempt": (Exemption("X-1", Name("gears"), NOW, "why", ""),),
+    "said": {"min_age": Rule("min_age", "0s", "acme")},
+    "warn": frozenset({"deny"}),
+    "as_of": NOW,
+}
 
-    acme, globex = NamespacePath("acme"), NamespacePath("globex")
-    assert FileRules(acme).token == FileRules(globex).token
-    assert Stricter(acme, 3).token == Stricter(globex, 3).token
-    assert len({FileRules(acme).token, Stricter(acme, 3).token, Stricter(acme, 4).token}) == 3
+
+@pytest.mark.parametrize("field", [each.name for each in fields(FileRules) if each.name != "index"])
+def test_rules_have_a_token_that_tells_all_by_which_they_screen(field: str) -> None:
+    acme, globex = FileRules(NamespacePath("acme")), FileRules(NamespacePath("globex"))
+    assert acme.token == globex.token
+    assert replace(acme, **{field: OTHERWISE[field]}).token != acme.token
 
 
 async def test_who_asks_after_a_fetch_is_told_of_a_hit(house: House, upstream: FakeUpstream) -> None:
@@ -324,7 +345,14 @@ async def test_a_new_configuration_ends_every_answer_of_the_old(house: House) ->
     instance, serial = house.instance, new_serial()
     instance.board.put_in_force(serial)
     index = Index(
-        instance.snapshot.tree, instance.registry, instance.pages, instance.board, serial, instance.now
+        instance.snapshot.tree,
+        instance.registry,
+        instance.pages,
+        instance.known_names,
+        Sources(instance.registry, instance.board, instance.sightings, lambda _: ()),
+        instance.board,
+        serial,
+        instance.now,
     )
     answer = await index.page(house.asked("acme", "gears"))
     assert index.holds(answer)
@@ -355,4 +383,4 @@ async def test_what_is_kept_is_bounded(
     assert len(index._kept_pages) == 4
     monkeypatch.setattr(module, "_DECISION", 17 << 20)
     await house.page("vault", "huge")
-    assert Name("huge") not in {name for _, name, _ in index._kept_pages}
+    assert Name("huge") not in {name for _, name, _, _ in index._kept_pages}

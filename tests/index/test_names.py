@@ -52,6 +52,33 @@ CONFIG: dict[str, Any] = {
         "vault": {"visibility": "public", "policy": {"forward": False}, "projects": {"safe": {}}},
         "plain": {"visibility": "public", "policy": {"list_upstream": False}, "projects": {"tools": {}}},
         "both": {"visibility": "public", "policy": {"upstreams": ["pypi", "second"], "deny": ["*s"]}},
+        "unseen": {
+            "visibility": "public",
+            "at_root": False,
+            "policy": {
+                "reserve": [
+                    {"match": "flask", "until": "2026-11-22"},
+                    {"match": "pandas", "until": "2020-01-01"},
+                ],
+                "merge": ["gadgets"],
+            },
+            "projects": {"gadgets": {}},
+        },
+        "dated": {
+            "visibility": "public",
+            "policy": {
+                "deny": [
+                    "numpy<2",
+                    {"match": "zope*", "reason": "not yet", "until": "2026-11-22"},
+                    {"match": "numpy*", "reason": "over", "until": "2026-11-01"},
+                ]
+            },
+        },
+        "lenient": {"visibility": "public", "policy": {"allow": ["numpy>=2"], "deny": ["flask"]}},
+        "warned": {
+            "visibility": "public",
+            "policy": {"allow": ["numpy"], "deny": ["flask"], "warn": ["allow", "deny"]},
+        },
     },
 }
 
@@ -76,6 +103,7 @@ def listing(open_house: OpenHouse, upstream: FakeUpstream) -> House:
     house.publish("strict/narrow/one", wheel("mine", "1.0"))
     house.publish("plain/tools", wheel("nuts", "1.0"))
     house.publish("default", wheel("bolts", "1.0"))
+    house.publish("unseen/gadgets", wheel("gadgets", "1.0"))
     return house
 
 
@@ -89,13 +117,15 @@ def by_deciding(house: House, index: str, caller: Caller) -> list[str]:
     )
     facts = house.instance.registry.read_now(packages.all_facts)
     words = {
-        name: decide(house.asked(index, name, caller), facts.get(Name(name), NameFacts()), tree).word
+        name: decide(
+            house.asked(index, name, caller), facts.get(Name(name), NameFacts()), tree, house.instance.now()
+        ).word
         for name in {*names, *facts}
     }
     return sorted(
         name
         for name, word in words.items()
-        if word is Word.PRIVATE or (word is Word.UPSTREAM and name in names)
+        if word in {Word.PRIVATE, Word.MERGED} or (word is Word.UPSTREAM and name in names)
     )
 
 
@@ -129,6 +159,19 @@ async def test_what_that_means_for_a_reader(listing: House) -> None:
     both = await listing.names("both", ANONYMOUS)
     assert {"0", "only-second", "zzz", "numpy"} <= set(both)
     assert not {"gears", "nuts", "levers"} & set(both)
+
+
+async def test_long_entries_end_and_specifiers_deny_no_name(listing: House) -> None:
+    assert {"flask", "gadgets"} & set(await listing.names("")) == {"flask"}
+    unseen = await listing.names("unseen")
+    assert "flask" not in unseen
+    assert {"pandas", "gadgets"} <= set(unseen)
+    assert {"numpy", "numpy-core", "zope"} & set(await listing.names("dated")) == {"numpy", "numpy-core"}
+    assert [name for name in await listing.names("lenient") if name in UPSTREAM] == ["numpy"]
+    assert {"flask", "pandas"} <= set(await listing.names("warned"))
+    listing.clock.advance(days=1)
+    assert "flask" in await listing.names("unseen")
+    assert "zope" in await listing.names("dated")
 
 
 async def test_the_token_changes_with_the_names_and_with_nothing_else(listing: House) -> None:

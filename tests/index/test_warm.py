@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.domain.moments import iso
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.requirements import Needs, parse_lock, parse_requirement
 from proxy.errors import NoSuchNamespace, Outdated
 from proxy.index.instance import Instance
 from proxy.index.warm import Warmed, warm
 from tests.index.conftest import House, OpenHouse
+from tests.registry.making import NOW, wheel
 from tests.support.server import base_config
 from tests.support.upstream import FakeUpstream
 from tests.support.wheels import make_sdist, make_wheel
@@ -171,3 +173,32 @@ async def test_a_configuration_that_comes_meanwhile_counts(
     found = await warm(current, NamespacePath(""), Needs((parse_requirement("widgets"),)))
     assert ([name for name, _ in found.skipped], found.errors) == (["widgets"], [])
     assert upstream.requests() == []
+
+
+async def test_of_a_merged_name_what_the_upstream_has_is_fetched_and_the_private_file_is_told_of(
+    open_house: OpenHouse, upstream: FakeUpstream
+) -> None:
+    config = base_config(upstream) | {"policy": {"merge": ["gears"]}, "projects": {"default": {}}}
+    house = open_house(config)
+    upstream.add_file("gears", *make_wheel("gears", "2.0"))
+    own = house.publish("default", wheel("gears", "1.0"))
+    found = await warmed(house, "gears")
+    assert (found.files, found.fetched, found.skipped) == (1, 1, [])
+    found = await warmed(house, "gears==1.0")
+    assert (found.files, found.errors) == (0, [])
+    assert found.skipped == [("gears", f"{own.filename} is published by default")]
+
+
+async def test_a_version_that_is_held_back_is_told_of_and_not_fetched(
+    open_house: OpenHouse, upstream: FakeUpstream
+) -> None:
+    house = open_house(base_config(upstream) | {"policy": {"min_age": "3d"}})
+    young = make_wheel("gears", "2.0")
+    upstream.add_file("gears", *make_wheel("gears", "1.0"), upload_time="2020-01-01T00:00:00Z")
+    upstream.add_file("gears", *young, upload_time=iso(NOW))
+    assert (await warmed(house, "gears")).fetched == 1
+    found = await warmed(house, "gears==2.0")
+    assert (found.files, found.errors) == (0, [])
+    [(_, reason)] = found.skipped
+    assert reason.startswith(f"{young[0]}: gears 2.0 is less than an hour old")
+    assert [path for path in paths(upstream) if "2.0" in path] == []
