@@ -52,6 +52,10 @@ class InvalidArchive(InvalidInput):
     """A wheel or sdist that is damaged, hostile, or disagrees with its own name."""
 
 
+class InvalidMoment(InvalidInput):
+    """No date or moment that a dated view could be of."""
+
+
 class NoLongerOffered(InvalidInput):
     """An action of old clients that no index offers any more."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 from urllib.parse import quote, unquote
 
@@ -31,6 +32,10 @@ _VISIBLE = re.compile(r"[!-~]*\Z", re.ASCII)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})", re.ASCII)
 _KEY = re.compile(r"(?:url-)?[0-9a-f]{64}\Z", re.ASCII)
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]+\Z", re.ASCII)
+_DATED = re.compile(r"\+[0-9]", re.ASCII)
+_INSTANT = re.compile(
+    r"\+([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T((?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2})Z)?\Z", re.ASCII
+)
 
 # GitLab's spelling of a base: the word after /api/v4/, the kind it names, and what follows the id.
 _GITLAB_FORMS = {
@@ -93,10 +98,30 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class NameList:
-    """`B/simple/`: the names of an index."""
+class View:
+    """`B/+{instant}`, with or without a slash: a dated view has its pages below it, and takes no uploads."""
 
     place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Misdated:
+    """What lies below `B/+{text}`, where `text` begins as a date does and is none: `2026-13-01`."""
+
+    place: Place
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameList:
+    """`B/simple/`: the names of an index.
+
+    Attributes:
+        as_of: below `B/+{instant}/`: that instant, aware and perhaps in the future; None: as the index is now.
+    """
+
+    place: Place
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +131,13 @@ class ProjectPage:
     Attributes:
         raw_name: decoded, not yet a name; without slashes and control characters.
         slash: whether the path ends in one; `page_redirect` says what follows from that.
+        as_of: as `NameList` has it.
     """
 
     place: Place
     raw_name: str
     slash: bool
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +210,14 @@ class File:
     Attributes:
         key: a sha256 in lower-case hex, or `url-` and one (contract 2).
         filename: without the suffix; `filenames.is_safe_filename` holds for it.
+        as_of: as `NameList` has it.
     """
 
     place: Place
     key: str
     filename: str
     suffix: Suffix = ""
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +244,8 @@ Address: TypeAlias = (
     | Explain
     | LegacyUpload
     | Base
+    | View
+    | Misdated
     | NameList
     | ProjectPage
     | OwnPage
@@ -410,19 +441,14 @@ def _gitlab_packages(place: Place, kind: Kind, rest: Sequence[str | None]) -> Ad
 
 def _below(place: Place, rest: Sequence[str | None], query: str) -> Address:
     """What the segments behind a base ask for; None stands for one that cannot be decoded."""
+    found = _in_view(place, rest, query, None)
+    if found is not None:
+        return found
     match rest:
         case [] | [""]:
             return Base(place)
-        case ["simple"]:
-            return Redirect(place, _with_query("simple/", query))
-        case ["simple", ""]:
-            return NameList(place)
-        case ["simple", str(raw_name)]:
-            return ProjectPage(place, raw_name, slash=False)
-        case ["simple", str(raw_name), ""] if raw_name:
-            return ProjectPage(place, raw_name, slash=True)
-        case ["files", str(key), str(filename)]:
-            return _file(place, key, filename)
+        case [str(text), *below] if _DATED.match(text):
+            return _dated(place, text, below, query)
         case ["+simple", str(raw_name)] if raw_name:
             return OwnPage(place, raw_name, slash=False)
         case ["+simple", str(raw_name), ""] if raw_name:
@@ -440,7 +466,45 @@ def _below(place: Place, rest: Sequence[str | None], query: str) -> Address:
             return Unknown(place)
 
 
-def _file(place: Place, key: str, filename: str) -> File | Unknown:
+def _dated(place: Place, text: str, below: Sequence[str | None], query: str) -> Address:
+    """What lies below `B/+{instant}/`: pages and files alone."""
+    as_of = _instant(text)
+    if as_of is None:
+        return Misdated(place, text[1:])
+    if below in ([], [""]):
+        return View(place)
+    return _in_view(place, below, query, as_of) or Unknown(place)
+
+
+def _instant(text: str) -> datetime | None:
+    """The instant that `+2026-05-01` or `+2026-05-01T08:00:00Z` names; None where it is neither."""
+    found = _INSTANT.match(text)
+    if found is None:
+        return None
+    try:
+        return datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00:00'}").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _in_view(place: Place, rest: Sequence[str | None], query: str, as_of: datetime | None) -> Address | None:
+    """Which page or file the segments behind a base, or behind that of a dated view, ask for; None: none."""
+    match rest:
+        case ["simple"]:
+            return Redirect(place, _with_query("simple/", query))
+        case ["simple", ""]:
+            return NameList(place, as_of)
+        case ["simple", str(raw_name)]:
+            return ProjectPage(place, raw_name, slash=False, as_of=as_of)
+        case ["simple", str(raw_name), ""] if raw_name:
+            return ProjectPage(place, raw_name, slash=True, as_of=as_of)
+        case ["files", str(key), str(filename)]:
+            return _file(place, key, filename, as_of)
+        case _:
+            return None
+
+
+def _file(place: Place, key: str, filename: str, as_of: datetime | None) -> File | Unknown:
     suffix: Suffix = ""
     if filename.endswith(".metadata"):
         suffix = ".metadata"
@@ -449,7 +513,7 @@ def _file(place: Place, key: str, filename: str) -> File | Unknown:
     filename = filename.removesuffix(suffix)
     if _KEY.match(key) is None or not is_safe_filename(filename):
         return Unknown(place)
-    return File(place, key, filename, suffix)
+    return File(place, key, filename, suffix, as_of)
 
 
 def _place_of_id(raw_id: str, kind: Kind, tree: Tree) -> Place:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.domain.addresses import file_hrefs, name_href
+from proxy.domain.moments import iso
 from proxy.domain.negotiate import Representation
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status, api_version
 from proxy.domain.screen import Withheld
@@ -62,7 +63,7 @@ class _Withheld(msgspec.Struct, frozen=True):
     version: str | None
     rule: str
     reason: str
-    until: str | None = None
+    until: str | None
 
 
 class _Page(msgspec.Struct, frozen=True, rename="kebab"):
@@ -86,7 +87,8 @@ def render_page(
     Args:
         page: its files stand in the order in which they are shown.
         representation: both HTML types have the same bytes.
-        withheld: what was left out and why; the JSON form lists it under `_withheld` (contract 12).
+        withheld: what is not served and why; the JSON form lists it under `_withheld` (contract 12). What of it is
+            to be shown all the same stands among the files of `page`, marked as yanked.
         external_url: the server's own address; only an https one can lead to provenance (PEP 740).
         base: the way from the page to the base below which the files are, as `file_href` has it; HTML alone.
     """
@@ -124,7 +126,9 @@ def _page_json(page: Page, withheld: Iterable[Withheld], origin: str | None) -> 
     # The key is of 1.4, but clients honour it in any version, and a quarantine must not get lost.
     if version == API_VERSION or page.status.status is not Status.ACTIVE:
         status = _Status(page.status.status.value, page.status.reason or UNSET)
-    left_out = [_Withheld(item.filename, item.version, item.rule, item.reason) for item in withheld]
+    left_out = [
+        _Withheld(item.filename, item.version, item.rule, item.reason, iso(item.until)) for item in withheld
+    ]
     return msgspec.json.encode(
         _Page(
             _Meta(version),

@@ -17,9 +17,9 @@ from proxy.errors import NoSuchFile, StorageError, StoreUnavailable
 from proxy.index.answers import ATTEMPTS, Borrowed, FileAnswer, never_still
 from proxy.index.instance import Instance
 from proxy.registry.packages import StoredFile
-from proxy.web import problems, replies
+from proxy.web import problems, replies, simple
 from proxy.web.callers import Callers
-from proxy.web.notes import DECIDED, Keepable
+from proxy.web.notes import Keepable, note_content, note_file
 
 _PROVENANCE = {
     "Content-Type": "application/vnd.pypi.integrity.v1+json",
@@ -39,12 +39,13 @@ async def file(
     """`B/files/{key}/{filename}`, and beside it `.metadata` and, for private files, `.provenance`."""
     sight = callers.sight(await callers.identify(request))
     index = instance.index.reach(address.place.path, address.place.namespace, sight)
+    simple.check_past(address.as_of, instance)
     shown = address.filename + address.suffix
     for _ in range(ATTEMPTS):
-        answer = await instance.index.file(index, sight, address.key, address.filename)
+        answer = await instance.index.file(index, sight, address.key, address.filename, address.as_of)
         if answer is None:
             raise NoSuchFile(f"no file {shown} at this address")
-        request[DECIDED] = answer.decision
+        note_file(request, answer, address.key, address.filename, address.suffix)
         headers = {
             "Cache-Control": replies.IMMUTABLE,
             **problems.decided(answer.decision),
@@ -136,6 +137,7 @@ async def _cached(
     is_final: bool = True,
 ) -> web.StreamResponse:
     """What lies in the cache, whole; closes `opened`. Kept finished only if nothing else can take its place."""
+    note_content(request, cached.sha256)
     hit = {**headers, **problems.decided(answer.decision, cache="hit")}
     used = partial(instance.files.use, cached)
     keepable = _keepable(answer, cached.sha256, cached.path, cached.size, used) if is_final else None
@@ -196,8 +198,11 @@ async def _borrowed(
         if opened is None:
             return replies.head(etag, transfer.size, headers)
         if transfer.done and transfer.size is not None:
+            note_content(request, transfer.sha256)
             return await replies.file(request, opened, transfer.size, f'"{transfer.sha256}"', headers)
-        return await replies.arriving(request, transfer, opened, etag, headers)
+        arrived = await replies.arriving(request, transfer, opened, etag, headers)
+        note_content(request, transfer.sha256)
+        return arrived
 
 
 async def _wait_for_parts(request: web.Request, transfer: Transfer, etag: str | None) -> None:

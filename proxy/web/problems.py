@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from proxy import errors
 from proxy.domain.decide import Decision, Trouble, Word
+from proxy.domain.moments import iso
 from proxy.domain.negotiate import wants_json_error
 from proxy.domain.screen import Withheld
 from proxy.web.notes import DECIDED, FAILURE
@@ -41,17 +43,19 @@ STATUSES: dict[type[errors.OverlayError], int] = {
 }
 """The nearest class in an exception's line of descent counts."""
 
-_PAGE_STATUS = {Word.CLAIMED: 451, Word.DENIED: 451, Word.NOT_FORWARDED: 404, Word.UNKNOWN: 404}
-_FILE_STATUS = {Word.CLAIMED: 403, Word.DENIED: 403, Word.NOT_FORWARDED: 404, Word.UNKNOWN: 404}
+_REFUSED = frozenset({Word.CLAIMED, Word.DENIED, Word.NOT_FORWARDED, Word.UNKNOWN, Word.UNAVAILABLE})
 _TROUBLE_STATUS = {Trouble.FAULTY: 502, Trouble.BUSY: 503, Trouble.TIMEOUT: 504}
 _TITLES = {
     Word.CLAIMED: "Claimed on this index",
     Word.DENIED: "Denied by policy",
+    Word.NOT_FORWARDED: "Not forwarded by policy",
     Word.WITHHELD: "Withheld by policy",
 }
 
 DECISION = "X-Overlay-Decision"
 NO_STORE = {"Cache-Control": "no-store"}
+
+_LONGEST_PHRASE = 300
 
 
 def status_of(error: errors.OverlayError) -> int:
@@ -60,8 +64,13 @@ def status_of(error: errors.OverlayError) -> int:
 
 
 def reason_phrase(text: str) -> str:
-    """`text` as one line of at most 300 printable ASCII characters: a phrase cannot carry more (T-UP8)."""
-    return re.sub(r"[^ -~]+", " ", text)[:300].strip()
+    """`text` as one line of at most 300 printable ASCII characters: a phrase cannot carry more (T-UP8).
+
+    Letters lose their accents, since reasons are written in all languages; what is too long ends in dots.
+    """
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
+    line = re.sub(r"[^!-~]+", " ", plain).strip()
+    return line if len(line) <= _LONGEST_PHRASE else f"{line[: _LONGEST_PHRASE - 3].rstrip()}..."
 
 
 def decision_header(decision: Decision) -> str:
@@ -91,7 +100,26 @@ def refusal_of_page(request: web.Request, decision: Decision) -> web.Response:
     Raises:
         NotAuthenticated: the owner may be readable for callers who say who they are.
     """
-    return _refusal(request, decision, _PAGE_STATUS)
+    return _refusal(request, decision, page_status(decision))
+
+
+def page_status(decision: Decision) -> int:
+    """The status of a page that is not served: of a refusal by policy as the policy of the index has it."""
+    match decision.word:
+        case Word.CLAIMED | Word.DENIED:
+            return decision.refused
+        case Word.NOT_FORWARDED:
+            return decision.not_forwarded
+        case Word.UNAVAILABLE:
+            return _TROUBLE_STATUS[decision.trouble or Trouble.FAULTY]
+        case _:
+            return 404
+
+
+def _file_status(decision: Decision) -> int:
+    """The same of a file: what is not there is 404, and what may not be had is 403."""
+    status = page_status(decision)
+    return 403 if status == 451 else status
 
 
 def refusal_of_file(
@@ -103,23 +131,27 @@ def refusal_of_file(
         NotAuthenticated: as `refusal_of_page`.
     """
     if withheld is not None:
-        decision = replace(decision, word=Word.WITHHELD, rule=withheld.rule, reason=withheld.reason)
+        decision = replace(
+            decision,
+            word=Word.WITHHELD,
+            rule=withheld.rule,
+            reason=withheld.reason,
+            until=withheld.until,
+        )
         request[DECIDED] = decision
         return _policy(request, 403, decision)
-    if decision.word in _FILE_STATUS or decision.word is Word.UNAVAILABLE:
-        return _refusal(request, decision, _FILE_STATUS)
+    if decision.word in _REFUSED:
+        return _refusal(request, decision, _file_status(decision))
     return plain(request, 404, f"no file {filename} at this address", decided(decision))
 
 
-def _refusal(request: web.Request, decision: Decision, statuses: dict[Word, int]) -> web.Response:
+def _refusal(request: web.Request, decision: Decision, status: int) -> web.Response:
     if decision.challenge:
         raise errors.NotAuthenticated("this name may be yours to read", hint="send credentials")
     headers = decided(decision)
     if decision.word is Word.UNAVAILABLE:
-        status = _TROUBLE_STATUS[decision.trouble or Trouble.FAULTY]
         headers["Retry-After"] = str(decision.retry_after or 2)
         return plain(request, status, decision.reason, headers)
-    status = statuses[decision.word]
     if status == 404:
         return plain(request, status, decision.reason, headers)
     return _policy(request, status, decision)
@@ -133,7 +165,7 @@ def _policy(request: web.Request, status: int, decision: Decision) -> web.Respon
         "detail": decision.reason,
         "decision": str(decision.word),
         "rule": decision.rule,
-        "until": None,
+        "until": iso(decision.until),
     }
     return _response(request, status, decision.reason, body, "application/problem+json", decided(decision))
 

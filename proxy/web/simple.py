@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from aiohttp import web
 
 from proxy.domain.access import Sight
 from proxy.domain.addresses import NameList, OwnPage, ProjectPage, page_redirect, short_base, split_target
-from proxy.domain.decide import Asked, Word
+from proxy.domain.decide import Asked
+from proxy.domain.moments import told
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import ROOT, Kind, Namespace
 from proxy.domain.negotiate import Coding, Representation, coding, negotiate
 from proxy.domain.pages import Page, ProjectStatus, Status
 from proxy.domain.screen import Screened
-from proxy.errors import InvalidName, NoSuchName, NoSuchNamespace
+from proxy.errors import InvalidMoment, InvalidName, NoSuchName, NoSuchNamespace
 from proxy.index.answers import ATTEMPTS, PageAnswer, never_still
 from proxy.index.instance import Instance
 from proxy.web import problems, replies
 from proxy.web.callers import Callers
-from proxy.web.notes import DECIDED
+from proxy.web.notes import DECIDED, note_page
 
 
 async def project_page(
     request: web.Request, address: ProjectPage, instance: Instance, callers: Callers
 ) -> web.StreamResponse:
-    """`B/simple/{name}/`."""
+    """`B/simple/{name}/`, now or as of an instant."""
     sight = callers.sight(await callers.identify(request))
     index = instance.index.reach(address.place.path, address.place.namespace, sight)
+    check_past(address.as_of, instance)
     name = _name(address.raw_name)
     location = page_redirect(address.raw_name, address.slash, name, split_target(request.raw_path)[1])
     if location is not None:
         return redirect(location)
     representation, packed = _negotiated(request)
-    asked = Asked(index, name, sight)
+    asked = Asked(index, name, sight, address.as_of)
     for _ in range(ATTEMPTS):
         answer = await instance.index.page(asked)
-        request[DECIDED] = answer.decision
+        note_page(request, answer)
         if answer.is_served:
             variant = await instance.variants.get(answer, representation, packed)
         elif is_own_project(answer, index, sight):
@@ -58,7 +62,18 @@ async def project_page(
 
 def is_own_project(answer: PageAnswer, index: Namespace, sight: Sight) -> bool:
     """Whether a refusal is told as an empty, quarantined page: `uv publish --check-url` gives up at a 451 (4)."""
-    return answer.decision.word in {Word.CLAIMED, Word.DENIED} and index.path in sight.publishes
+    return problems.page_status(answer.decision) == 451 and index.path in sight.publishes
+
+
+def check_past(as_of: datetime | None, instance: Instance) -> None:
+    """Return if an index can be shown as of an instant: what will be published until a later one nobody knows.
+
+    Raises:
+        InvalidMoment: it lies in the future.
+    """
+    now = instance.now()
+    if as_of is not None and as_of > now:
+        raise InvalidMoment(f"{told(as_of, now)} lies in the future", hint="a dated view is of a past moment")
 
 
 async def names(
@@ -67,8 +82,9 @@ async def names(
     """`B/simple/`; an error of 5xx where an upstream's names belong to it and never came."""
     sight = callers.sight(await callers.identify(request))
     index = instance.index.reach(address.place.path, address.place.namespace, sight)
+    check_past(address.as_of, instance)
     representation, packed = _negotiated(request)
-    listed = await instance.names.get(index, sight)
+    listed = await instance.names.get(index, sight, address.as_of)
     instance.index.check_in_force()
     variant = instance.variants.of_names(listed, representation, packed)
     return await replies.name_list(request, variant, representation, is_public=sight.anonymous)

@@ -1,8 +1,9 @@
-"""Groups that forward nothing, locks from above, and the line of the configuration that says so."""
+"""Groups that forward nothing, dated views, locks from above, and the line of the configuration that says so."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.clients.talking import failed, fetch, files_below, index_url, succeeded
-from tests.support.clients import Client, installed
+from tests.support.clients import Client, find_uv, installed
 from tests.support.forked import ForkedServer
 from tests.support.server import OverlayServer, ServerFailed, base_config
 from tests.support.upstream import FakeUpstream
@@ -45,6 +46,9 @@ def config(public: FakeUpstream, **vault: Any) -> dict[str, Any]:
 def site(public: FakeUpstream, place: Path) -> Iterator[Site]:
     for name in ("common", "banned", "acme-thing"):
         public.add_file(name, *make_wheel(name, "1.0"))
+    for version, year in (("1.0", 2023), ("2.0", 2025)):
+        uploaded = f"{year}-01-01T00:00:00Z"
+        public.add_file("aged", *make_wheel("aged", version), upload_time=uploaded)
     with ForkedServer(config(public), place / "server") as server:
         wheel = write_wheel(place, "widgets", "1.0")
         login = server.deploy_token("acme/vault/widgets")
@@ -92,18 +96,31 @@ def test_a_group_that_forwards_installs_what_a_group_below_it_does_not(
     assert installed(tmp_path / "site") == {"common-1.0"}
 
 
-@pytest.mark.parametrize(("name", "word"), [("banned", "denied"), ("acme-thing", "claimed")])
-def test_denied_and_reserved_names_fail_in_uv_with_the_reason(
-    site: Site, wide: Client, tmp_path: Path, name: str, word: str
-) -> None:
-    answer = fetch(f"{index_url(site.server, 'acme')}{name}/", token=site.reader)
-    assert (answer.status, answer.json["decision"]) == (451, word)
-    shown = failed(wide.uv_pip_install(tmp_path / "u", site.index("acme"), name))
-    assert "451" in shown
-    assert answer.json["detail"] in shown
-    assert "No matching distribution" in failed(wide.pip_download(tmp_path / "p", site.index("acme"), name))
-    assert installed(tmp_path / "u") == files_below(tmp_path / "p") == set()
-    assert site.public.asked_for(name) == []
+def test_a_dated_view_installs_what_an_upstream_had_then(site: Site, wide: Client, tmp_path: Path) -> None:
+    index = index_url(site.server, "acme/+2024-06-01", site.reader, "reader")
+    succeeded(wide.pip_install(tmp_path / "p", index, "aged"))
+    succeeded(wide.uv_pip_install(tmp_path / "u", index.replace("+", "%2B"), "aged"))
+    succeeded(wide.uv_pip_install(tmp_path / "now", site.index("acme"), "aged"))
+    assert installed(tmp_path / "p") == installed(tmp_path / "u") == {"aged-1.0"}
+    assert installed(tmp_path / "now") == {"aged-2.0"}
+
+
+def test_a_lock_file_made_in_a_dated_view_stays_in_it(site: Site, wide: Client, tmp_path: Path) -> None:
+    index = index_url(site.server, "acme/+2024-06-01", site.reader, "reader")
+    dependent = (
+        '[project]\nname = "thing"\nversion = "1.0"\nrequires-python = ">=3.11"\ndependencies = ["aged"]\n'
+    )
+    (wide.home / "pyproject.toml").write_text(dependent, encoding="utf-8")
+    uv = find_uv()
+    succeeded(wide.run(uv, "lock", "--default-index", index))
+    locked = (wide.home / "uv.lock").read_text(encoding="utf-8")
+    links = re.findall(r'"http://[^"]+\.whl"', locked)
+    assert len(links) == 1
+    assert "/acme/+2024-06-01/files/" in links[0]
+    wide.forget()
+    succeeded(wide.run(uv, "sync", "--frozen", "--no-install-project", "--default-index", index))
+    packages = next((wide.home / ".venv" / "lib").glob("python*/site-packages"))
+    assert installed(packages) == {"aged-1.0"}
 
 
 def test_what_an_ancestor_locks_cannot_be_overridden_and_the_server_refuses_the_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from datetime import UTC, datetime
 from urllib.parse import quote, urljoin
 
 import pytest
@@ -22,6 +23,7 @@ from proxy.domain.addresses import (
     JsonDocument,
     LegacyUpload,
     Metrics,
+    Misdated,
     NameList,
     OidcAudience,
     OidcMint,
@@ -31,6 +33,7 @@ from proxy.domain.addresses import (
     Ready,
     Redirect,
     Unknown,
+    View,
     file_href,
     name_href,
     page_redirect,
@@ -39,6 +42,7 @@ from proxy.domain.addresses import (
     short_base,
     split_target,
 )
+from proxy.domain.moments import iso
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import RESERVED_SEGMENTS, ROOT, Kind, Namespace, NamespacePath, Tree, Visibility
 from proxy.domain.policy import OwnPolicy, root_policy
@@ -148,6 +152,57 @@ class TestEverySpellingOfABase:
             assert address.place == place(path)
             assert urljoin(f"http://h{target}", address.location) == f"http://h{base}{document}"
 
+    @pytest.mark.parametrize(
+        ("word", "as_of"),
+        [
+            ("+2026-05-01", datetime(2026, 5, 1, tzinfo=UTC)),
+            ("%2B2026-05-01", datetime(2026, 5, 1, tzinfo=UTC)),
+            ("+2024-02-29T08:30:59Z", datetime(2024, 2, 29, 8, 30, 59, tzinfo=UTC)),
+            ("%2b2024-02-29T08%3A30%3A59Z", datetime(2024, 2, 29, 8, 30, 59, tzinfo=UTC)),
+            ("+9999-12-31", datetime(9999, 12, 31, tzinfo=UTC)),
+        ],
+    )
+    def test_the_index_as_of_an_instant(self, base: str, path: str, word: str, as_of: datetime) -> None:
+        view = f"{base}/{word}"
+        assert at(view) == at(f"{view}/") == View(place(path))
+        assert at(f"{view}/simple/?format=x") == NameList(place(path), as_of)
+        assert at(f"{view}/simple") == Redirect(place(path), "simple/")
+        assert at(f"{view}/simple/Foo.Bar/") == ProjectPage(place(path), "Foo.Bar", slash=True, as_of=as_of)
+        assert at(f"{view}/simple/Foo.Bar") == ProjectPage(place(path), "Foo.Bar", slash=False, as_of=as_of)
+        # A project may be called like the word that documents end in.
+        assert at(f"{view}/simple/json") == ProjectPage(place(path), "json", slash=False, as_of=as_of)
+        for suffix in ("", ".metadata", ".provenance"):
+            address = at(f"{view}/files/{SHA}/{WHEEL}{suffix}")
+            assert address == File(place(path), SHA, WHEEL, suffix, as_of)
+
+    def test_nothing_but_pages_and_files_has_dates(self, base: str, path: str) -> None:
+        for rest in (
+            "/pypi/foo/json",
+            "/pypi/foo/1.0/json",
+            "/foo/json",
+            "/json",
+            "/+simple/foo/",
+            "/+2026-05-02/simple/foo/",
+            "/simple/foo/bar/",
+            "/simple//",
+            f"/files/{SHA}/",
+            "/api/v1/explain",
+            "//",
+        ):
+            assert at(f"{base}/+2026-05-01{rest}") == Unknown(place(path)), rest
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("2026-13-01", "2026-02-29", "0000-01-01", "2026-5-1", "20260501", "1", "2026-05-01 "),
+            *("2026-05-01T24:00:00Z", "2026-05-01T08:00:60Z", "2026-05-01T08:00:00.5Z", "2026-05-01T08:00Z"),
+            *("2026-05-01T08:00:00", "2026-05-01t08:00:00z", "2026-05-01T08:00:00+02:00"),
+        ],
+    )
+    def test_what_looks_like_an_instant_and_is_none(self, base: str, path: str, text: str) -> None:
+        for below in ("", "/", "/simple/foo/", f"/files/{SHA}/{WHEEL}", "/pypi/foo/json"):
+            assert at(f"{base}/+{quote(text)}{below}") == Misdated(place(path), text), below
+
     def test_what_is_no_address_is_unknown_in_its_place(self, base: str, path: str) -> None:
         for rest in (
             "/simple/foo/bar",
@@ -166,7 +221,7 @@ class TestEverySpellingOfABase:
             "/pypi/foo",
             "/pypi/foo/1.0/json/x",
             "/pypi/foo/1.0/2.0/json",
-            "/+2026-05-01/simple/foo/",
+            "/+x/simple/foo/",
             "/-/foo",
             "//",
             "//simple/",
@@ -496,16 +551,28 @@ class TestLinks:
         filename=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._+!~@-]{0,60}\.whl", fullmatch=True),
         digest=st.text("0123456789abcdef", min_size=64, max_size=64),
         prefix=st.sampled_from(["", "url-"]),
+        as_of=st.none()
+        | st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.replace(microsecond=0)),
+        plus=st.sampled_from(["+", "%2B", "%2b"]),
     )
-    def test_what_is_built_parses_back_in_every_spelling(
-        self, base: str, path: str, raw_name: str, filename: str, digest: str, prefix: str
+    def test_what_is_built_parses_back_in_every_spelling_and_within_its_view(
+        self,
+        base: str,
+        path: str,
+        raw_name: str,
+        filename: str,
+        digest: str,
+        prefix: str,
+        as_of: datetime | None,
+        plus: str,
     ) -> None:
         name = parse_name(raw_name)
-        page = urljoin(f"{base}/simple/", name_href(name))
-        assert at(page) == ProjectPage(place(path), name, slash=True)
+        view = "" if as_of is None else f"/{plus}{iso(as_of)}"
+        page = urljoin(f"{base}{view}/simple/", name_href(name))
+        assert at(page) == ProjectPage(place(path), name, slash=True, as_of=as_of)
         link = urljoin(page, file_href(prefix + digest, filename))
-        assert at(link) == File(place(path), prefix + digest, filename)
-        assert at(link + ".metadata") == File(place(path), prefix + digest, filename, ".metadata")
+        assert at(link) == File(place(path), prefix + digest, filename, as_of=as_of)
+        assert at(link + ".metadata") == File(place(path), prefix + digest, filename, ".metadata", as_of)
 
 
 class TestAnything:
@@ -544,6 +611,8 @@ class TestAnything:
                     "%2e",
                     "",
                     "+x",
+                    "+2026-05-01",
+                    "+2026-05",
                     SHA,
                     WHEEL,
                     "foo",
@@ -559,7 +628,9 @@ class TestAnything:
     def test_a_path_through_known_words_never_leaves_the_namespace_it_names(self, words: list[str]) -> None:
         """Whatever follows `/acme/widgets`, the address lies there or below, and not in a public place above."""
         address = at("/acme/widgets/" + "/".join(words))
-        assert isinstance(address, Base | NameList | ProjectPage | File | Redirect | Unknown)
+        assert isinstance(
+            address, Base | View | Misdated | NameList | ProjectPage | File | Redirect | Unknown
+        )
         assert address.place.path.startswith("acme/widgets")
 
     @given(st.text(string.printable + "éK\u212a\u017f\x85\u2028", min_size=1))

@@ -211,16 +211,29 @@ class TestJson:
         assert "#" not in file["url"]
 
     def test_what_is_withheld_is_listed_apart(self) -> None:
-        body = render_page(_page(FULL), JSON, [Withheld("widgets-2.0.whl", None, "quarantined", "malware")])
-        assert json.loads(body)["_withheld"] == [
-            {
-                "filename": "widgets-2.0.whl",
-                "version": None,
-                "rule": "quarantined",
-                "reason": "malware",
-                "until": None,
-            }
+        until = datetime(2026, 5, 4, 10, tzinfo=timezone(timedelta(hours=2)))
+        left_out = [
+            Withheld("widgets-2.0.whl", None, "quarantined", "malware"),
+            Withheld("widgets-3.0.whl", "3.0", "min_age 3d", "too young", until, SHA, is_listed=True),
         ]
+        read = json.loads(render_page(_page(FULL), JSON, left_out))
+        assert [list(file.items()) for file in read["_withheld"]] == [
+            [
+                ("filename", "widgets-2.0.whl"),
+                ("version", None),
+                ("rule", "quarantined"),
+                ("reason", "malware"),
+                ("until", None),
+            ],
+            [
+                ("filename", "widgets-3.0.whl"),
+                ("version", "3.0"),
+                ("rule", "min_age 3d"),
+                ("reason", "too young"),
+                ("until", "2026-05-04T08:00:00Z"),
+            ],
+        ]
+        assert "_withheld" not in as_json(_page(FULL))
 
 
 class TestHtml:

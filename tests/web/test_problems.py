@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from http import HTTPStatus
 
 import pytest
@@ -14,9 +15,10 @@ from proxy.domain.decide import Decision, FileRules, Trouble, Word
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import ROOT
 from proxy.domain.pages import Page, ProjectStatus, Status
-from proxy.domain.screen import Withheld, screen
+from proxy.domain.screen import Circumstances, Withheld, screen
 from proxy.web import problems
 from proxy.web.notes import DECIDED
+from tests.support.trees import NOW
 
 EXPECTED = {
     errors.InvalidInput: 400,
@@ -24,6 +26,7 @@ EXPECTED = {
     errors.InvalidVersion: 400,
     errors.InvalidFilename: 400,
     errors.InvalidForm: 400,
+    errors.InvalidMoment: 400,
     errors.InvalidArchive: 400,
     errors.NoLongerOffered: 410,
     errors.DigestMismatch: 400,
@@ -98,6 +101,7 @@ def test_every_word_of_a_decision_has_an_answer(word: Word) -> None:
         answer = problems.refusal_of_file(request, Decision(Word.UPSTREAM, "", ()), withheld, "x-1.0.tar.gz")
         assert (answer.status, answer.reason) == (403, "too young")
         assert answer.headers["X-Overlay-Decision"] == 'withheld;rule="min_age"'
+        assert request[DECIDED].word is Word.WITHHELD
         return
     statuses = {
         Word.CLAIMED: (451, 403),
@@ -112,6 +116,70 @@ def test_every_word_of_a_decision_has_an_answer(word: Word) -> None:
     for answer in (page, file):
         assert answer.headers["X-Overlay-Decision"] == f'{word};rule="deny x"'
         assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("word", "policy", "page", "file"),
+    [
+        (Word.CLAIMED, {"refused": 403}, 403, 403),
+        (Word.DENIED, {"refused": 403}, 403, 403),
+        (Word.CLAIMED, {"not_forwarded": 451}, 451, 403),
+        (Word.NOT_FORWARDED, {"not_forwarded": 451}, 451, 403),
+        (Word.NOT_FORWARDED, {"refused": 403}, 404, 404),
+        (Word.UNKNOWN, {"refused": 403, "not_forwarded": 451}, 404, 404),
+    ],
+)
+def test_the_policy_of_an_index_says_with_which_status_it_refuses(
+    word: Word, policy: dict[str, int], page: int, file: int
+) -> None:
+    statuses = {"refused": 451, "not_forwarded": 404} | policy
+    refused, not_forwarded = statuses["refused"], statuses["not_forwarded"]
+    decision = Decision(word, "because", (), rule="deny x", refused=refused, not_forwarded=not_forwarded)
+    request = make_mocked_request("GET", "/")
+    refusals = {
+        problems.refusal_of_page(request, decision): page,
+        problems.refusal_of_file(request, decision, None, "x-1.0.tar.gz"): file,
+    }
+    for answer, status in refusals.items():
+        assert (answer.status, answer.reason) == (status, "because")
+        assert answer.headers["X-Overlay-Decision"] == f'{word};rule="deny x"'
+        is_problem = answer.headers["Content-Type"] == "application/problem+json"
+        assert is_problem == (status != 404)
+
+
+UNTIL = datetime(2026, 11, 24, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("until", [None, UNTIL])
+def test_a_problem_has_the_keys_of_the_contract(until: datetime | None) -> None:
+    shown = None if until is None else "2026-11-24T08:00:00Z"
+    denied = Decision(Word.DENIED, "x is denied by acme", (), rule="deny x", until=until)
+    withheld = Withheld("x-1.0.tar.gz", "1.0", "min_age 3d", "x 1.0 is an hour old", until)
+    # What the name's own rule says of its end is no matter of the file's.
+    upstream = Decision(Word.UPSTREAM, "pypi has x", (), until=datetime(2030, 1, 1, tzinfo=UTC))
+    request = make_mocked_request("GET", "/")
+    page = problems.refusal_of_page(request, denied)
+    file = problems.refusal_of_file(request, upstream, withheld, "x-1.0.tar.gz")
+    assert isinstance(page.body, bytes)
+    assert isinstance(file.body, bytes)
+    assert list(json.loads(page.body).items()) == [
+        ("type", "about:blank"),
+        ("title", "Denied by policy"),
+        ("status", 451),
+        ("detail", "x is denied by acme"),
+        ("decision", "denied"),
+        ("rule", "deny x"),
+        ("until", shown),
+    ]
+    assert list(json.loads(file.body).items()) == [
+        ("type", "about:blank"),
+        ("title", "Withheld by policy"),
+        ("status", 403),
+        ("detail", "x 1.0 is an hour old"),
+        ("decision", "withheld"),
+        ("rule", "min_age 3d"),
+        ("until", shown),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +217,17 @@ def test_T_UP8_no_text_gets_out_of_the_reason_phrase() -> None:
     answer = problems.answer_error(make_mocked_request("GET", "/"), made(errors.InvalidForm, HOSTILE))
     assert len(answer.reason) <= 300
     assert all(" " <= sign <= "~" for sign in answer.reason)
-    assert problems.reason_phrase("\r\n ü \x00") == ""
+    assert problems.reason_phrase("\r\n \u2028\u0301 \x00") == ""
     empty = problems.answer_error(make_mocked_request("GET", "/"), made(errors.InvalidForm, "\u2028"))
     assert empty.reason == "Bad Request"
+
+
+def test_a_phrase_keeps_letters_without_their_accents_and_ends_in_dots_where_it_is_cut() -> None:
+    assert problems.reason_phrase("gesperrt für alle: Ångström – déjà vu") == (
+        "gesperrt fur alle: Angstrom deja vu"
+    )
+    assert problems.reason_phrase("x" * 300) == "x" * 300
+    assert problems.reason_phrase("x" * 296 + " yyyyyy") == "x" * 296 + "..."
 
 
 def test_no_rule_gets_out_of_the_decision_header() -> None:
@@ -177,6 +253,7 @@ def test_a_problem_carries_the_reason_of_the_decision_whole() -> None:
 
 def test_a_quarantined_project_withholds_every_file_of_it() -> None:
     page = Page(parse_name("x"), status=ProjectStatus(Status.QUARANTINED, "malware"))
-    withheld = screen(page, FileRules(ROOT)).withheld_file("x-1.0.tar.gz")
+    withheld = screen(page, FileRules(ROOT), Circumstances(), NOW).withheld_file("x-1.0.tar.gz")
     assert withheld == Withheld("x-1.0.tar.gz", "1.0", "quarantined", "x is quarantined upstream: malware")
-    assert screen(Page(parse_name("x")), FileRules(ROOT)).withheld_file("x-1.0.tar.gz") is None
+    unharmed = screen(Page(parse_name("x")), FileRules(ROOT), Circumstances(), NOW)
+    assert unharmed.withheld_file("x-1.0.tar.gz") is None
