@@ -5,6 +5,10 @@ A list is fetched in a task of its own, streamed to disk, read and sorted by a p
 good one, and it is kept for as long as its upstream fails. The file's time says when the upstream last sent or
 confirmed it. One process of the instance refreshes a list; all map the same file, and look whether it was replaced;
 whoever keeps what was made of a list hears of another through the board.
+
+Where only known names are asked for (`ask: known`), a name that is not on the list is unknown to everybody. So a list
+without any name never takes the place of one that has some, and a much shorter one only when the kept one has grown
+old. Whose upstream did lose its names purges the cache.
 """
 # Plain os calls by path, as in storage.
 # ruff: noqa: PTH105, PTH108, PTH116, PTH118
@@ -16,15 +20,14 @@ import contextlib
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import msgspec
-
 from proxy.cache import names_file
-from proxy.cache.names_file import MAX_LIST, REFUSED, UNWRITABLE, KeptList, Order, open_list
+from proxy.cache.bounded import REFUSED, UNWRITABLE, ordered
+from proxy.cache.names_file import MAX_LIST, KeptList, Order, count_list, open_list
+from proxy.domain.names import Name, look_alike_key
 from proxy.domain.sorted_names import SortedNames
 from proxy.errors import (
     OverlayError,
@@ -51,7 +54,7 @@ LONGEST_BACK_OFF = timedelta(hours=1)
 MANY_NAMES = 1000
 """A kept list of so many is not replaced by one of less than half of them; a broken index may well send such."""
 BELIEVED_AFTER = 7
-"""… unless the kept one has not been confirmed for so many of the upstream's refresh intervals."""
+"""… unless the kept one was not confirmed for so many of the upstream's refresh intervals; by an empty one, never."""
 
 _LONGEST_FETCH = timedelta(minutes=15)
 _LOCK_LOOK = 0.05
@@ -59,6 +62,14 @@ _LOCK_LOOK = 0.05
 _WRITE_FROM = 1 << 20
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is told of a kept list: how many names it has, and when its upstream last sent or confirmed it."""
+
+    names: int
+    confirmed: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +130,45 @@ class KnownNames:
             raise StoreUnavailable(f"the list of names of {upstream} cannot be kept")
         return kept.names
 
+    async def peek(self, upstream: str) -> SortedNames | None:
+        """As `get`, of what is kept: nobody is asked, and nothing is waited for. None: there is no list."""
+        kept = await self._look(upstream)
+        return None if kept is None else kept.names
+
+    async def look_alikes(self, upstream: str, name: Name) -> tuple[Name, ...]:
+        """The names on the kept list of `upstream` that people take for `name`, itself left out (protocol T-HOMO).
+
+        Nobody is asked; where no list is kept, none is known. Some ten milliseconds of a thread.
+        """
+        names = await self.peek(upstream)
+        if names is None:
+            return ()
+        found = await asyncio.to_thread(lambda: tuple(names.alike({look_alike_key(name)})))
+        return tuple(each for each in found if each != name)
+
+    def kept(self) -> dict[str, Kept]:
+        """What is told of every list that is kept, by upstream. Reaches the disk; for any thread."""
+        found = {}
+        for upstream in self._upstreams:
+            path = self._layout.names_of(upstream)
+            with contextlib.suppress(OSError):
+                count = count_list(path, self._index_url(upstream))
+                if count is not None:
+                    found[upstream] = Kept(count, datetime.fromtimestamp(os.stat(path).st_mtime, UTC))
+        return found
+
     async def refresh(self, upstreams: Iterable[str]) -> None:
-        """Fetch the lists of these upstreams that are missing or due, unless their upstream failed just now."""
+        """Fetch the lists of these upstreams that are missing or due, unless their upstream failed just now.
+
+        What fails is told in the log, and by `failure`; a list that was kept stays.
+        """
         due = [upstream for upstream in upstreams if await self._is_due(upstream)]
         await asyncio.gather(*(asyncio.shield(self._flight(upstream)) for upstream in due))
+
+    def failure(self, upstream: str) -> OverlayError | None:
+        """Why this process could not have the list of `upstream` when it last tried; None: it could, or never did."""
+        failure = self._failures.get(upstream)
+        return None if failure is None else failure.error
 
     def purge(self) -> None:
         """Delete every kept list. For commands; a running server looks at the disk for every answer."""
@@ -271,8 +317,9 @@ class KnownNames:
         if new is None:
             raise StoreUnavailable(f"the list of names of {upstream} was not kept as it was made")
         before = 0 if kept is None else len(kept.names)
+        is_young = self._age(upstream) < BELIEVED_AFTER * self._interval(upstream)
         is_short = before >= MANY_NAMES and len(new.names) < before / 2
-        if is_short and self._age(upstream) < BELIEVED_AFTER * self._interval(upstream):
+        if (before and not new.names) or (is_short and is_young):
             raise UpstreamFaulty(upstream, f"{upstream} lists {len(new.names)} names instead of {before}")
         self._confirm(made)
         with _keeping():
@@ -294,27 +341,14 @@ async def _made(upstream: str, order: Order) -> None:
         StorageError: the file cannot be written, or no process can be started.
     """
     with _keeping():
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", names_file.__name__),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    try:
-        said, complaint = await process.communicate(msgspec.json.encode(order))
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    if process.returncode == REFUSED:
-        raise UpstreamFaulty(upstream, f"{upstream}: its list of names is unusable: {said.decode()}")
-    if process.returncode == UNWRITABLE:
+        ended = await ordered(names_file.__name__, order)
+    if ended.status == REFUSED:
+        raise UpstreamFaulty(upstream, f"{upstream}: its list of names is unusable: {ended.said.decode()}")
+    if ended.status == UNWRITABLE:
         raise StoreUnavailable(f"the list of names of {upstream} cannot be kept")
-    if process.returncode:
+    if ended.status:
         # By the limits of its memory or time, which an honest list does not reach.
-        last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
-        _log.warning("reading a list of names ended with status %s: %s", process.returncode, last)
+        _log.warning("reading a list of names ended with status %s: %s", ended.status, ended.complaint)
         raise UpstreamFaulty(upstream, f"{upstream}: its list of names could not be read")
 
 

@@ -3,9 +3,8 @@
 A line of JSON (`_Head`), then the text and the offsets of `SortedNames`, aligned for 32-bit numbers in the order of
 the machine's bytes. Another machine's file, a torn or a damaged one is no file: it is made anew.
 
-`python -m proxy.cache.names_file` makes one: it reads an `Order` from standard input. Reading and sorting 700,000
-names takes a second or two of Python, which in a thread would hold up every request of the process; and the list is
-what somebody else sent, so the process that reads it has a limit of memory and of time.
+`python -m proxy.cache.names_file` makes one, as an `Order` says (`cache.bounded`): 700,000 names take a second or
+two.
 """
 # Plain os calls by path, as in storage.
 # ruff: noqa: PTH123
@@ -19,6 +18,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from proxy.cache.bounded import REFUSED, UNWRITABLE, bind
 from proxy.domain.names import Name
 from proxy.domain.sorted_names import SortedNames, digest_of
 from proxy.upstream.parse import Unusable, parse_names, unzip
@@ -29,15 +29,7 @@ MAX_LIST = 300 << 20
 """Bytes of a list of names, packed or unpacked; a tenth of it is usual."""
 MAX_NAMES = 10_000_000
 
-REFUSED = 3
-"""Exit status of the process where the list is unusable; standard output says why in one clause."""
-UNWRITABLE = 4
-"""Exit status of the process where the file cannot be written."""
-
-_MEMORY = 2 << 30
-_SECONDS = 300
 _LONGEST_HEAD = 8192
-_NICENESS = 10
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -70,6 +62,10 @@ class _Head(msgspec.Struct, frozen=True):
     text: int
     digest: str
 
+    def is_of(self, index_url: str) -> bool:
+        """Whether this machine can map the file, and it is of the upstream at `index_url`."""
+        return (self.format, self.order, self.index_url) == (FORMAT, sys.byteorder, index_url)
+
 
 class KeptList(msgspec.Struct, frozen=True):
     """A file that was opened. The mapping lives as long as `names` does, also when the file is replaced."""
@@ -93,14 +89,23 @@ def open_list(path: str, index_url: str) -> KeptList | None:
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
     begin = _aligned(len(line) + head.text)
-    is_ours = (head.format, head.order, head.index_url) == (FORMAT, sys.byteorder, index_url)
-    if not is_ours or len(mapped) != begin + 4 * (head.count + 1):
+    if not head.is_of(index_url) or len(mapped) != begin + 4 * (head.count + 1):
         return None
     text = mapped[len(line) : len(line) + head.text]
     offsets = mapped[begin:].cast("I")
     if offsets[head.count] != head.text or digest_of(text) != head.digest:
         return None
     return KeptList(SortedNames(text, offsets, head.digest), head.etag, inode)
+
+
+def count_list(path: str, index_url: str) -> int | None:
+    """How many names the file at `path` says it has; None as of `open_list`. Reads its first line alone."""
+    try:
+        with open(path, "rb") as file:
+            head = msgspec.json.decode(file.readline(_LONGEST_HEAD), type=_Head)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return head.count if head.is_of(index_url) else None
 
 
 def write_list(path: str, names: Iterable[Name], index_url: str, etag: str | None) -> None:
@@ -145,17 +150,9 @@ def make(order: Order) -> None:
     write_list(order.target, sorted(found), order.index_url, order.etag)
 
 
-def _limit() -> None:
-    import resource
-
-    os.nice(_NICENESS)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-
-
 def main() -> int:
     """Make one file, as told on standard input; 0, or one of the two statuses."""
-    _limit()
+    bind()
     try:
         make(msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
     except Unusable as error:

@@ -17,7 +17,8 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -115,6 +116,10 @@ _COUNTS = {
     "failed_logins": _Family(
         "Requests with wrong credentials: refused, or throttled after too many.", ("answer",)
     ),
+    "warned": _Family(
+        "Answers that a rule would have refused if the policy did not say `warn` of it, by its key.",
+        ("rule",),
+    ),
 }
 _TIMES = {
     "request_duration_seconds": _Family(
@@ -194,10 +199,38 @@ class CacheMetrics:
 
 
 class Held(NamedTuple):
-    """What the file cache holds, read a moment ago."""
+    """What the file cache holds."""
 
     files: int
     size: int
+
+
+class Listed(NamedTuple):
+    """A kept list of the names of an upstream: how many, and seconds since it was sent or confirmed."""
+
+    names: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was read in the databases and on the disk a moment ago.
+
+    Attributes:
+        cache: None where nobody can tell now: then it shows as `NaN`, not as an old number.
+        held: why files that upstreams removed are held → how many.
+        confusions: kind of a claim and how a name of an upstream meets it → how many.
+        lists: upstream → its kept list, where there is one.
+        advisories: seconds since the database of advisories was last written; None where there is none.
+
+    What is empty is left out.
+    """
+
+    cache: Held | None = None
+    held: Mapping[str, int] = field(default_factory=dict)
+    confusions: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    lists: Mapping[str, Listed] = field(default_factory=dict)
+    advisories: float | None = None
 
 
 class Metrics:
@@ -255,6 +288,11 @@ class Metrics:
         for answered, times in given.items():
             self._count(answered, times)
 
+    def warned(self, rules: Iterable[str], times: int = 1) -> None:
+        """Count answers that rules with these keys of the policy would have refused, were they enforced."""
+        for rule in rules:
+            self._counts.count("warned", rule).inc(times)
+
     def share(self) -> None:
         """Let the other workers see what was counted so far; nothing where there is none. Reaches the disk.
 
@@ -263,7 +301,7 @@ class Metrics:
         if self._shared is not None:
             self._shared.write(Said(os.getpid(), self._under_way, self._counts.copy()))
 
-    def exposition(self, accept: str, *, digest: str, cache_max: int, held: Held | None) -> tuple[bytes, str]:
+    def exposition(self, accept: str, *, digest: str, cache_max: int, found: Found) -> tuple[bytes, str]:
         """Everything as text, with its content type: OpenMetrics where `accept` names it, else Prometheus' own.
 
         Takes some milliseconds: too long for an event loop.
@@ -271,11 +309,10 @@ class Metrics:
         Args:
             digest: of the configuration in force.
             cache_max: bytes that the file cache may hold.
-            held: None where nobody can tell now: then it shows as `NaN`, not as an old number.
         """
         # First, so that no other worker tells less than this one did now, should this one be killed.
         self.share()
-        asked = _Asked(list(self._families(digest, cache_max, held)))
+        asked = _Asked(list(self._families(digest, cache_max, found)))
         if "application/openmetrics-text" in accept:
             # The library gives this function no signature.
             text: bytes = openmetrics.generate_latest(asked)  # type: ignore[no-untyped-call]
@@ -305,13 +342,13 @@ class Metrics:
         if route == "upload":
             self._uploads[_upload_outcome(status)].inc(given.times)
 
-    def _families(self, digest: str, cache_max: int, held: Held | None) -> Iterator[Metric]:
+    def _families(self, digest: str, cache_max: int, found: Found) -> Iterator[Metric]:
         others = {} if self._shared is None else self._shared.others()
         living = {number: said for number, said in others.items() if is_alive(said)}
         rows = added([self._counts.copy(), *(said.rows for said in others.values())])
         yield from _counted(rows)
         under_way = self._under_way + sum(said.under_way for said in living.values())
-        files, size = (math.nan, math.nan) if held is None else held
+        files, size = found.cache or (math.nan, math.nan)
         for name, meaning, value in (
             ("requests_under_way", "Requests that are being answered.", under_way),
             ("workers", "Processes that answer requests.", 1 + len(living)),
@@ -320,6 +357,7 @@ class Metrics:
             ("cache_max_size_bytes", "Bytes beyond which files leave the file cache.", cache_max),
         ):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", meaning, value)
+        yield from _gauges(found)
         yield InfoMetricFamily(f"{_PREFIX}_build", "The program.", {"version": self._version})
         yield InfoMetricFamily(f"{_PREFIX}_config", "The configuration in force.", {"digest": digest})
         if self._shared is None:
@@ -351,6 +389,43 @@ def _counted(rows: Rows) -> Iterator[Metric]:
             below = itertools.accumulate(buckets)
             times.add_metric(key, list(zip(_BOUNDS, below, strict=True)), total)
         yield times
+
+
+def _gauges(found: Found) -> Iterator[Metric]:
+    held = GaugeMetricFamily(
+        f"{_PREFIX}_held_files",
+        "Cached files that their upstream removed or quarantined, and that no owner released.",
+        labels=["why"],
+    )
+    for why, count in sorted(found.held.items()):
+        held.add_metric([why], count)
+    yield held
+    confusions = GaugeMetricFamily(
+        f"{_PREFIX}_confusions",
+        "Names of upstreams that meet a claim, or look like a claimed name, at the last look.",
+        labels=["kind", "match"],
+    )
+    for labels, count in sorted(found.confusions.items()):
+        confusions.add_metric(labels, count)
+    yield confusions
+    names = GaugeMetricFamily(
+        f"{_PREFIX}_names_list_names", "Names on the kept list of an upstream.", labels=["upstream"]
+    )
+    ages = GaugeMetricFamily(
+        f"{_PREFIX}_names_list_age_seconds",
+        "Since the upstream sent or confirmed its list of names.",
+        labels=["upstream"],
+    )
+    for upstream, listed in sorted(found.lists.items()):
+        names.add_metric([upstream], listed.names)
+        ages.add_metric([upstream], listed.age)
+    yield from (names, ages)
+    advisories = GaugeMetricFamily(
+        f"{_PREFIX}_advisories_age_seconds", "Since the newest file of advisories.osv_dir was written."
+    )
+    if found.advisories is not None:
+        advisories.add_metric([], found.advisories)
+    yield advisories
 
 
 def _processes(pids: Mapping[int, int]) -> Iterator[Metric]:

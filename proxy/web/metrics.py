@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
+from collections.abc import Mapping
 from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
 
+from proxy.cache.held import count_held
 from proxy.domain.access import Action
 from proxy.errors import NotPermitted, StorageError
 from proxy.index.instance import Instance
-from proxy.observe.metrics import Held
+from proxy.index.radar import count_confusions
+from proxy.observe.metrics import Found, Held, Listed
 from proxy.web.callers import Callers, is_address
 from proxy.web.calls import Call
 from proxy.web.problems import NO_STORE
@@ -35,21 +37,39 @@ async def metrics(request: web.Request, instance: Instance, callers: Callers) ->
         call.permit(Action.ADMINISTER, instance.snapshot.tree.root)
     elif access == "local" and not _is_local(request, callers):
         raise NotPermitted("metrics are for clients on this machine", hint=_HINT)
-    held = None
-    # Of a broken ledger two numbers cannot be told; all others can.
-    with contextlib.suppress(StorageError):
-        # A sum over all files: too long for the loop where they are many.
-        found = await asyncio.to_thread(instance.files.stats)
-        held = Held(found.files, found.bytes)
-    tell = partial(
-        instance.metrics.exposition,
-        ",".join(request.headers.getall("Accept", ())),
+    text, kind = await asyncio.to_thread(_told, instance, ",".join(request.headers.getall("Accept", ())))
+    return web.Response(body=text, headers={**NO_STORE, "Content-Type": kind})
+
+
+def _told(instance: Instance, accept: str) -> tuple[bytes, str]:
+    """All of it, with its content type. Sums over all files: too long for the loop where they are many."""
+    return instance.metrics.exposition(
+        accept,
         digest=instance.snapshot.digest,
         cache_max=instance.snapshot.cache.max_size,
-        held=held,
+        found=_found(instance),
     )
-    text, kind = await asyncio.to_thread(tell)
-    return web.Response(body=text, headers={**NO_STORE, "Content-Type": kind})
+
+
+def _found(instance: Instance) -> Found:
+    """What stands in the databases and on the disk. Of a broken database nothing can be told, of all else it can."""
+    cache: Held | None = None
+    held: Mapping[str, int] = {}
+    confusions: Mapping[tuple[str, str], int] = {}
+    with contextlib.suppress(StorageError):
+        files = instance.files.stats()
+        cache = Held(files.files, files.bytes)
+    with contextlib.suppress(StorageError):
+        held = instance.registry.read_now(count_held)
+        confusions = instance.registry.read_now(count_confusions)
+    now = instance.now()
+    lists = {
+        upstream: Listed(kept.names, (now - kept.confirmed).total_seconds())
+        for upstream, kept in instance.known_names.kept().items()
+    }
+    newest = instance.advisories.newest()
+    age = None if newest is None else (now - newest).total_seconds()
+    return Found(cache, held, confusions, lists, age)
 
 
 def _is_local(request: web.Request, callers: Callers) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +28,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from tests.cache.conftest import Rig
+from tests.support.server import ROOT
 from tests.support.waiting import wait_until_async
 
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -209,6 +212,58 @@ async def test_a_much_shorter_list_is_believed_only_when_the_kept_one_is_old(
     assert len(await known.get("pypi")) == 499
 
 
+@pytest.mark.parametrize("names", [3, 1000])
+async def test_T_POIS3_an_empty_list_never_takes_the_place_of_one_with_names(
+    rig: Rig, known: KnownNames, names: int
+) -> None:
+    rig.upstream.configure(names=names)
+    await known.refresh(["pypi"])
+    rig.upstream.configure(names=0)
+    for days in (1, 8):
+        rig.clock.advance(days=days)
+        await known.refresh(["pypi"])
+    assert rig.asked("/simple/") == 3
+    assert await listed(known) == made_up(names)
+    assert "lists 0 names" in str(known.failure("pypi"))
+    known.purge()
+    rig.clock.advance(minutes=1)
+    assert await listed(known) == []
+    assert known.failure("pypi") is None
+
+
+async def test_a_first_list_may_be_empty_and_grow(rig: Rig, known: KnownNames) -> None:
+    rig.upstream.configure(names=0)
+    assert await listed(known) == []
+    rig.upstream.configure(names=2)
+    rig.clock.advance(days=1)
+    await known.refresh(["pypi"])
+    assert await listed(known) == made_up(2)
+
+
+async def test_T_HOMO_look_alikes_come_from_the_kept_list_and_nobody_is_asked(
+    rig: Rig, known: KnownNames
+) -> None:
+    for name in ("zope-interface", "pillow", "p1l1ow", "Pi_llow", "pillows"):
+        rig.upstream.add_project(name)
+    assert await known.look_alikes("pypi", Name("pillow")) == ()
+    assert await known.peek("pypi") is None
+    assert rig.asked("/simple/") == 0
+    await known.refresh(["pypi"])
+    assert await known.look_alikes("pypi", Name("pillow")) == ("p1l1ow", "pi-llow")
+    assert await known.look_alikes("pypi", Name("zopeinterface")) == ("zope-interface",)
+    assert rig.asked("/simple/") == 1
+
+
+async def test_what_is_kept_is_told_with_the_time_it_was_last_confirmed(rig: Rig, known: KnownNames) -> None:
+    assert known.kept() == {}
+    await known.refresh(["pypi"])
+    rig.clock.advance(days=1)
+    await known.refresh(["pypi"])
+    assert opened(rig).kept() == {"pypi": module.Kept(3, rig.clock())}
+    rig.clock.advance(hours=5)
+    assert rig.clock() - known.kept()["pypi"].confirmed == timedelta(hours=5)
+
+
 async def test_the_list_of_an_upstream_that_moved_is_not_shown(rig: Rig, known: KnownNames) -> None:
     path = Path(rig.layout.names_of("pypi"))
     path.parent.mkdir(exist_ok=True)
@@ -276,6 +331,32 @@ def test_a_torn_or_damaged_list_is_none(tmp_path: Path) -> None:
         assert open_list(str(path), URL) is None
     path.write_bytes(whole + b"\0")
     assert open_list(str(path), URL) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux alone tells what is shared")
+def test_700_000_names_are_in_memory_once_for_all_workers(tmp_path: Path) -> None:
+    path = str(tmp_path / "list")
+    write_list(path, (Name(f"some-usual-name-{number:06}") for number in range(700_000)), URL, None)
+    ours = open_list(path, URL)
+    assert ours is not None
+    # Another process maps it too, looks a name up and goes through all of it; then says what it needs for itself.
+    code = f"""if True:
+        from pathlib import Path
+        from proxy.cache.names_file import open_list
+        from proxy.domain.names import Name
+
+        def own():
+            lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+            return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+        before = own()
+        kept = open_list({path!r}, {URL!r})
+        assert Name("some-usual-name-654321") in kept.names
+        assert list(kept.names.alike(["no-such-key"])) == []
+        print(own() - before)
+    """
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=60)
+    assert int(run.stdout) < 4 << 10  # KiB, of 19 MiB
 
 
 def test_700_000_names_fit_into_30_MB_and_are_found_in_20_steps(

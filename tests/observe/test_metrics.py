@@ -27,7 +27,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.observe.counts import Rows, Said, Shared, forget_all
-from proxy.observe.metrics import Answered, Given, Held, Metrics, cache_word
+from proxy.observe.metrics import Answered, Found, Given, Held, Listed, Metrics, cache_word
 from tests.support.server import ROOT
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
@@ -38,9 +38,11 @@ def metrics() -> Metrics:
     return Metrics("1.2.3")
 
 
-def told(metrics: Metrics, accept: str = "", held: Held | None = None) -> tuple[str, str]:
+def told(metrics: Metrics, accept: str = "", found: Found | None = None) -> tuple[str, str]:
     """All of it, as an instance with this configuration tells it."""
-    text, content_type = metrics.exposition(accept, digest="c0ffee", cache_max=5 << 30, held=held)
+    text, content_type = metrics.exposition(
+        accept, digest="c0ffee", cache_max=5 << 30, found=found or Found()
+    )
     return text.decode(), content_type
 
 
@@ -148,11 +150,40 @@ def test_an_answer_of_an_upstream_is_counted_by_what_it_says_and_when_its_head_c
 
 
 def test_a_cache_that_nobody_can_tell_of_has_no_number(metrics: Metrics) -> None:
-    text, _ = told(metrics, held=Held(3, 900))
+    text, _ = told(metrics, found=Found(Held(3, 900)))
     assert {"pypi_overlay_cache_files 3.0", "pypi_overlay_cache_size_bytes 900.0"} <= set(text.splitlines())
     assert math.isnan(value(metrics, "cache_files") or 0)
     assert math.isnan(value(metrics, "cache_size_bytes") or 0)
     assert value(metrics, "cache_max_size_bytes") == 5 << 30
+
+
+def test_what_stands_in_databases_is_told_where_it_can_be_read(metrics: Metrics) -> None:
+    found = Found(
+        held={"removed": 2, "quarantined": 0},
+        confusions={("package", "look-alike"): 3},
+        lists={"pypi": Listed(700_000, 90.5)},
+        advisories=12.5,
+    )
+    lines = set(told(metrics, found=found)[0].splitlines())
+    assert {
+        'pypi_overlay_held_files{why="removed"} 2.0',
+        'pypi_overlay_held_files{why="quarantined"} 0.0',
+        'pypi_overlay_confusions{kind="package",match="look-alike"} 3.0',
+        'pypi_overlay_names_list_names{upstream="pypi"} 700000.0',
+        'pypi_overlay_names_list_age_seconds{upstream="pypi"} 90.5',
+        "pypi_overlay_advisories_age_seconds 12.5",
+    } <= lines
+    silent = told(metrics)[0]
+    assert not any(
+        f"\npypi_overlay_{name}{{" in silent for name in ("held_files", "confusions", "names_list")
+    )
+
+
+def test_answers_that_were_only_warned_of_are_counted_by_rule(metrics: Metrics) -> None:
+    metrics.warned(["deny", "min_age"])
+    metrics.warned(["deny"], 4)
+    assert value(metrics, "warned_total", rule="deny") == 5
+    assert value(metrics, "warned_total", rule="min_age") == 1
 
 
 def test_program_and_configuration_are_told(metrics: Metrics) -> None:

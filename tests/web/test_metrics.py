@@ -91,6 +91,7 @@ def test_an_upload_and_a_private_page_and_file_move_their_own_counters_alone(hou
     assert moved(house, lambda: house.publish("open/tools", name)) == {
         request_count("upload", "none", "none", "write"): 1,
         ("uploads", "accepted"): 1,
+        ("upstream_requests", "page", "absent", "pypi"): 1,  # does it have a package of that name?
         ("response_bytes", "upload"): pytest.approx(400, abs=399),
     }
     stored = house.publish("open/tools")
