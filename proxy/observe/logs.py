@@ -27,7 +27,7 @@ import re
 import secrets
 import select
 import threading
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Self, TextIO, TypeAlias, cast
 
@@ -246,6 +246,7 @@ class AccessLog:
         decision: str | None,
         rule: str | None,
         failure: str | None,
+        warned: Sequence[str],
         agent: str,
     ) -> Told:
         """Render what is told of an answer each time it is given. None is left out, secrets are hidden.
@@ -253,6 +254,7 @@ class AccessLog:
         Args:
             sent: bytes of the body.
             token: the number of the caller's token.
+            warned: rules that would have refused it, were they enforced; none is left out as well.
         """
         before = {"method": method, "path": path, "status": status, "bytes": sent}
         behind = {
@@ -261,6 +263,7 @@ class AccessLog:
             "decision": decision,
             "rule": rule,
             "failure": failure,
+            "warned": ", ".join(warned) or None,
             "agent": agent,
         }
         quote, end = ('"', "}\n") if self._is_json else ("", "\n")

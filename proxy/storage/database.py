@@ -218,6 +218,21 @@ class Database:
         if self.read_now(current_revision) != HEADS[self._name]:
             self.change_now(lambda change: upgrade(change.connection, self._name))
 
+    def copy_to(self, path: str) -> None:
+        """Write the database as it is at one moment to the file at `path`, which exists or not. Blocks.
+
+        Raises:
+            StoreUnavailable, DiskFull: it cannot be read, or written there.
+        """
+        with self._translated(), contextlib.closing(sqlite3.connect(path)) as target:
+            connection = self._reader()
+            try:
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - no other engine is let in
+                driver.backup(target)
+            finally:
+                self._put_back(connection)
+
     def close(self) -> None:
         """Let the changes asked for end, then close every connection. Using it afterwards is refused."""
         self._closed = True

@@ -12,6 +12,7 @@
     cache/notes-v1/<slot>               what was learned of an answer and soon is forgotten (cache.notes)
     cache/variants-v1/<upstream>/<name>/<form>.<coding>  upstream pages as they leave (cache.variants)
     cache/names-v1/<upstream>           the list of all names of an upstream (cache.names_file)
+    cache/advisories-v1                 known vulnerabilities by name (cache.advisories_file)
     cache/damaged.json                  files that `cache verify` last found damaged and left; may be lost
     run/locks                           byte ranges that processes lock (storage.locks)
     run/board                           numbers that say what changed (storage.board)
@@ -20,6 +21,7 @@
     run/jobs/<id>                       how far long work is that was asked for over HTTP (index.jobs)
     run/serve.pid                       process id of the server, for people and scripts
     owner-token                         the token of the first start (mode 0600)
+    <log.requests>, also with .1, .2    what was asked for and how it was decided (observe.requests)
 
 A format that changes gets a new name (`pages-v2`); the old directory is then garbage, never misread.
 Files under `objects` and `incoming` and under `cache/files` and `cache/partial` lie on one file system, so
@@ -41,6 +43,7 @@ from proxy.storage.disk import translated
 
 _KEY = re.compile(r"(?:url-)?([0-9a-f]{2})[0-9a-f]{62}\Z", re.ASCII)
 _UPSTREAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", re.ASCII)
+_OWN = frozenset({".", "objects", "incoming", "cache", "run", "owner-token"})
 _LONGEST_NAME = 150
 """Characters of a name that stands as it is in a path; file systems allow 255 bytes, temporary suffixes included."""
 
@@ -102,6 +105,10 @@ class Layout:
         return self._below("cache", "names-v1")
 
     @property
+    def advisories(self) -> str:
+        return self._below("cache", "advisories-v1")
+
+    @property
     def damaged_files(self) -> str:
         return self._below("cache", "damaged.json")
 
@@ -132,6 +139,22 @@ class Layout:
     @property
     def serve_pid(self) -> str:
         return self._below("run", "serve.pid")
+
+    def request_log(self, file: str) -> str:
+        """Where requests are recorded; `file` is what the configuration says.
+
+        Raises:
+            StorageError: something else lies there, or may come to.
+        """
+        path = os.path.normpath(self._below(file))
+        first = os.path.relpath(path, self.data_dir).partition(os.sep)[0]
+        # A database has more files beside its own.
+        if first in _OWN or first.startswith(("registry.sqlite", "cache.sqlite")):
+            raise StorageError(
+                f"log.requests cannot be {file[:80]!a}: that is taken",
+                hint="name a file, such as requests.jsonl",
+            )
+        return path
 
     @property
     def owner_token(self) -> str:

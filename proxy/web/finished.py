@@ -33,16 +33,17 @@ from proxy.domain.access import ANONYMOUS, Caller, Sight
 from proxy.domain.decide import Decision
 from proxy.observe.metrics import Route
 from proxy.storage.board import Board, Stamp
+from proxy.storage.downloads import Client
 from proxy.web.callers import Known
 from proxy.web.heads import Head
-from proxy.web.notes import CALLER, DECIDED, KEEP, ROUTE, Keepable
+from proxy.web.notes import CALLER, DECIDED, KEEP, ROUTE, SUBJECT, Keepable, Subject
 from proxy.web.sendfile import is_in_memory
 
-_ROOM = 40 << 20
+_ROOM = 52 << 20
 """Bytes for answers, but for bodies that lie on disk as well: two thousand pages, or twenty-five thousand files."""
 _FILES_ROOM = 8 << 20
 """Bytes for the bodies of the few small files that are hot: to read another one again takes ten microseconds."""
-_HEADS_ROOM = 16 << 20
+_HEADS_ROOM = 20 << 20
 """Bytes for the heads that point to answers: some twenty thousand."""
 _LARGEST = 4 << 20
 """Longer bodies are sent by who made them: what is saved is nothing beside the work of sending."""
@@ -54,9 +55,11 @@ _LONGEST_HEAD = 2 << 10
 _SHARED = 512
 """Beginnings of heads that answers have in common."""
 
-_ANSWER = 1100
+_ANSWER = 1200
 """Bytes that an answer takes beside its body, its target and the lines of its own."""
-_HEAD = 500
+_FETCHED = 400
+"""Bytes that it takes besides where it is a file's."""
+_HEAD = 550
 """Bytes that a kept head takes beside its own and what the log tells of it."""
 _SEEN = 1 << 17
 _LAST = 0xFFFFFFFF
@@ -100,6 +103,7 @@ class Answer:
         path: of the file whose content the body is, which then may come and go; else empty.
         size: of the body.
         was_read: the body came from the file once already.
+        subject: what it is about, where a name was decided.
         is_kept: it stands in the store.
     """
 
@@ -120,6 +124,7 @@ class Answer:
         "sight",
         "size",
         "stamp",
+        "subject",
         "used",
         "was_read",
         "word",
@@ -134,6 +139,7 @@ class Answer:
         *,
         route: Route,
         decision: Decision | None,
+        subject: Subject | None,
         cache_status: str,
     ) -> None:
         """Take over what is needed; `full` is the form for GET."""
@@ -150,6 +156,7 @@ class Answer:
         self.route = route
         self.word = None if decision is None else str(decision.word)
         self.rule = None if decision is None else decision.rule
+        self.subject = subject
         self.cache_status = cache_status
         self.full = full
         self._bodiless: Form | None = None
@@ -158,6 +165,8 @@ class Answer:
         self.cost += len(key[0]) + len(key[1] or b"") + len(key[2] or b"")
         if not self.path:
             self.cost += full.sent
+        if subject is not None and subject.fetched is not None:
+            self.cost += _FETCHED
         self.is_kept = False
 
     def form(self, head: Head) -> Form | None:
@@ -194,10 +203,26 @@ class Kept:
         data: the head where it stands in the store, else empty.
         stamp, good_until: of the answer and of the credentials.
         agent, forwarded: headers, for the log.
+        fetched: the file that leaves each time; None where none does.
         told: what the log says of caller and agent, rendered; `web.observed` fills it.
+        recorded: what the record of requests says, rendered; filled as well.
+        fetcher: the other end that asked last, and who that was for the record of downloads; filled as well.
     """
 
-    __slots__ = ("agent", "answer", "caller", "data", "form", "forwarded", "good_until", "stamp", "told")
+    __slots__ = (
+        "agent",
+        "answer",
+        "caller",
+        "data",
+        "fetched",
+        "fetcher",
+        "form",
+        "forwarded",
+        "good_until",
+        "recorded",
+        "stamp",
+        "told",
+    )
 
     def __init__(self, answer: Answer, form: Form, known: Known, head: Head) -> None:
         """Bring together what the answer depends on, and what is told of the request."""
@@ -210,7 +235,11 @@ class Kept:
         self.agent = head.headers.get(b"user-agent", b"")
         self.forwarded = head.headers.get(b"x-forwarded-for", b"")
         self.data = b""
+        subject = answer.subject
+        self.fetched = subject.fetched if subject is not None and form is answer.full else None
         self.told: str | None = None
+        self.recorded: bytes | None = None
+        self.fetcher: tuple[str, Client] | None = None
 
     @property
     def cost(self) -> int:
@@ -341,6 +370,7 @@ class Finished:
             self._form(response, cache_status, size),
             route=request.get(ROUTE, "other"),
             decision=request.get(DECIDED),
+            subject=request.get(SUBJECT),
             cache_status=cache_status,
         )
         before = self._answers.get(key)

@@ -1,29 +1,38 @@
-"""What log, metrics and tokens are told of requests: of each that a handler answered, and of many that the front did.
+"""What log, metrics, tokens and records are told of requests: of each that a handler answered, of many that the front
+did.
 
-Both come to the same lines and counts: nobody who reads them can tell which way an answer went, but by its time.
+Both come to the same lines, counts and records: nobody who reads them can tell which way an answer went, but by its
+time. A download is recorded once all of it has left, be it a part that was asked for.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from urllib.parse import unquote
 
 from aiohttp import web
 
-from proxy.domain.access import ANONYMOUS
+from proxy.domain.access import ANONYMOUS, Caller
 from proxy.domain.addresses import split_target
 from proxy.index.instance import Instance, Running
 from proxy.observe.logs import AccessEntry, Logger
 from proxy.observe.metrics import Answered
 from proxy.observe.metrics import Given as Counted
 from proxy.observe.redaction import redact
+from proxy.observe.requests import Recorded, Who, line_of
+from proxy.storage.downloads import Client
 from proxy.web.callers import Callers
 from proxy.web.finished import Given, Kept
-from proxy.web.notes import CALLER, DECIDED, FAILURE, REQUEST_ID, ROUTE, SENT
+from proxy.web.notes import CALLER, DECIDED, FAILURE, REQUEST_ID, ROUTE, SENT, SUBJECT, Subject
 
 _CALLERS_TOLD = 4096
 """Rendered callers with their programs that are kept; then it begins anew."""
+_WHOLE = frozenset({200, 206})
+"""Statuses of answers with which a file leaves, or a part of it."""
+_kept_and_peer = itemgetter(0, 1)
 
 
 class Observer:
@@ -33,7 +42,7 @@ class Observer:
         self._access = logger.access_log()
         self._running = running
         self._callers_of = callers_of
-        self._told: dict[tuple[str, int | None, str | None, str | None, str], str] = {}
+        self._told: dict[tuple[str, int | None, str | None, str | None, tuple[str, ...], str], str] = {}
 
     def begun(self) -> None:
         """Count a request that a handler begins with; `answered` follows in any case."""
@@ -57,9 +66,12 @@ class Observer:
         instance.metrics.answered(
             request.get(ROUTE, "other"), request.method, status, word, cache_status, sent, seconds
         )
+        caller = request.get(CALLER, ANONYMOUS)
+        subject = request.get(SUBJECT)
+        if subject is not None:
+            self._record(instance, request, subject, status)
         if not self._access.is_enabled:
             return
-        caller = request.get(CALLER, ANONYMOUS)
         told = self._access.tell(
             method=request.method,
             path=shown_path(request.raw_path),
@@ -70,6 +82,7 @@ class Observer:
             decision=None if decision is None else str(decision.word),
             rule=None if decision is None else decision.rule,
             failure=request.get(FAILURE),
+            warned=() if subject is None else subject.warned,
             agent=_shown_agent(request.headers.get("User-Agent", "")),
         )
         client = self._callers_of(instance).address(request)
@@ -96,10 +109,53 @@ class Observer:
             now = instance.now()
             for token in tokens:
                 instance.last_use.note(token, now)
+        addresses = _Addresses(self._callers_of(instance))
+        self._record_again(instance, given, addresses)
         if self._access.is_enabled:
             for kept in alike:
                 self._tell(kept)
-            self._access.write(_entries(given, self._callers_of(instance)))
+            self._access.write(_entries(given, addresses))
+
+    def _record(self, instance: Instance, request: web.Request, subject: Subject, status: int) -> None:
+        """Note what one handler answered: warnings, a download, and the request itself."""
+        caller, second = request.get(CALLER, ANONYMOUS), int(time.time())
+        if subject.warned:
+            instance.metrics.warned(map(_key_of, subject.warned))
+        fetched = subject.fetched
+        if (
+            fetched is not None
+            and status in _WHOLE
+            and request.method == "GET"
+            and _keeps_downloads(instance)
+        ):
+            address = self._callers_of(instance).address(request)
+            instance.downloads.note(fetched, _client(caller, address), second)
+        decision = request.get(DECIDED)
+        if instance.request_log is not None and decision is not None:
+            line = line_of(_recorded(subject, caller, str(decision.word), decision.rule))
+            instance.request_log.note(line, second)
+
+    def _record_again(self, instance: Instance, given: Sequence[Given], addresses: _Addresses) -> None:
+        """Note what the front answered. What was given at nearly the same time counts as given in one second."""
+        if not given:
+            return
+        keeps_downloads, log, second = _keeps_downloads(instance), instance.request_log, int(given[0].at)
+        for (kept, peer), times in Counter(map(_kept_and_peer, given)).items():
+            subject = kept.answer.subject
+            if subject is None:
+                continue
+            if subject.warned:
+                instance.metrics.warned(map(_key_of, subject.warned), times)
+            if kept.fetched is not None and keeps_downloads:
+                fetcher = kept.fetcher
+                if fetcher is None or fetcher[0] != peer:
+                    fetcher = kept.fetcher = peer, _client(kept.caller, addresses.of(peer, kept))
+                instance.downloads.note(kept.fetched, fetcher[1], second, times)
+            if log is not None:
+                if kept.recorded is None:
+                    answer = kept.answer
+                    kept.recorded = line_of(_recorded(subject, kept.caller, answer.word or "", answer.rule))
+                log.note(kept.recorded, second, times)
 
     def _tell(self, kept: Kept) -> None:
         """Render what the log says of a kept answer, as far as that has not been done."""
@@ -107,7 +163,8 @@ class Observer:
         if kept.told is not None and form.told is not None:
             return
         agent = _shown_agent(_text(kept.agent))
-        key = (caller.label, caller.token, answer.word, answer.rule, agent)
+        warned = () if answer.subject is None else answer.subject.warned
+        key = (caller.label, caller.token, answer.word, answer.rule, warned, agent)
         kept.told = self._told.get(key)
         if kept.told is not None and form.told is not None:
             return
@@ -121,6 +178,7 @@ class Observer:
             decision=answer.word,
             rule=answer.rule,
             failure=None,
+            warned=warned,
             agent=agent,
         )
         form.told = before
@@ -129,15 +187,59 @@ class Observer:
         kept.told = self._told.setdefault(key, behind)
 
 
-def _entries(given: Sequence[Given], callers: Callers) -> Iterator[AccessEntry]:
-    addresses: dict[tuple[str, bytes], str] = {}
-    for kept, peer, request_id, at, seconds in given:
+class _Addresses:
+    """The addresses of clients behind trusted proxies, each found out once."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+        self._found: dict[tuple[str, bytes], str] = {}
+
+    def of(self, peer: str, kept: Kept) -> str:
         way = (peer, kept.forwarded)
-        address = addresses.get(way)
+        address = self._found.get(way)
         if address is None:
-            address = addresses[way] = callers.address_behind(peer, _text(kept.forwarded))
+            address = self._found[way] = self._callers.address_behind(peer, _text(kept.forwarded))
+        return address
+
+
+def _entries(given: Sequence[Given], addresses: _Addresses) -> Iterator[AccessEntry]:
+    for kept, peer, request_id, at, seconds in given:
         # `_tell` has filled both in.
-        yield (kept.form.told or "", kept.told or ""), request_id.decode(), at, seconds, address
+        told = kept.form.told or "", kept.told or ""
+        yield told, request_id.decode(), at, seconds, addresses.of(peer, kept)
+
+
+def _keeps_downloads(instance: Instance) -> bool:
+    """Whether downloads are recorded at all: not where they would be kept for no time."""
+    return bool(instance.snapshot.audit.downloads)
+
+
+def _client(caller: Caller, address: str) -> Client:
+    return Client(caller.token, caller.name or None, address)
+
+
+def _recorded(subject: Subject, caller: Caller, word: str, rule: str | None) -> Recorded:
+    return Recorded(
+        index=subject.index,
+        name=subject.name,
+        caller=Who(
+            kind=caller.kind,
+            user=caller.name or None,
+            token=caller.token,
+            scopes=tuple(sorted(caller.scopes)),
+            homes=caller.homes,
+        ),
+        decision=word,
+        filename=subject.filename,
+        key=subject.key,
+        as_of=subject.as_of,
+        rule=rule,
+    )
+
+
+def _key_of(rule: str) -> str:
+    """The policy key that a rule is of, which is its first word."""
+    return rule.partition(" ")[0]
 
 
 def shown_path(target: str) -> str:

@@ -297,6 +297,7 @@ class TestAccessLog:
         "decision": "private",
         "rule": None,
         "failure": None,
+        "warned": (),
         "agent": "pip/26.0",
     }
 
@@ -307,6 +308,7 @@ class TestAccessLog:
             | {"token": st.none() | st.integers()}
         ),
         numbers=st.fixed_dictionaries({"status": st.integers(), "sent": st.integers()}),
+        warned=st.lists(st.text(min_size=1)),
         client=st.text(),
         moment=st.floats(0, 4e9),
         seconds=st.floats(0, 1e6),
@@ -317,6 +319,7 @@ class TestAccessLog:
         texts: dict[str, str],
         absent: dict[str, Any],
         numbers: dict[str, int],
+        warned: list[str],
         client: str,
         moment: float,
         seconds: float,
@@ -334,14 +337,16 @@ class TestAccessLog:
                 "bytes": said["sent"],
                 "ms": round(seconds * 1000, 1),
                 "client": client,
-                **{key: said[key] for key in ("caller", "token", "decision", "rule", "failure", "agent")},
+                **{key: said[key] for key in ("caller", "token", "decision", "rule", "failure")},
+                "warned": ", ".join(warned) or None,
+                "agent": said["agent"],
             }
             other = {} if bound is None else {"worker": bound}
             begun.bind(**other).info(
                 "request", **{key: value for key, value in values.items() if value is not None}
             )
             access = logger_on(by_access_log, form).bind(**other).access_log()
-            access.write([(access.tell(**said), "0123456789abcdef", moment, seconds, client)])
+            access.write([(access.tell(**said, warned=warned), "0123456789abcdef", moment, seconds, client)])
 
             assert by_access_log.getvalue() == by_logger.getvalue()
 

@@ -71,3 +71,16 @@ def test_names_of_any_length_have_pages_of_their_own(layout: Layout) -> None:
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.touch()  # short enough for the file system
+
+
+def test_requests_are_recorded_below_the_data_directory_or_where_a_path_says(layout: Layout) -> None:
+    assert layout.request_log("logs/../requests.jsonl") == str(Path(layout.data_dir) / "requests.jsonl")
+    assert layout.request_log("/var/log/requests.jsonl") == "/var/log/requests.jsonl"
+
+
+@pytest.mark.parametrize(
+    "file", ["registry.sqlite", "./cache.sqlite-wal", "run/board", "x/../objects/aa", "owner-token", ".", ""]
+)
+def test_requests_are_not_recorded_where_something_else_lies(layout: Layout, file: str) -> None:
+    with pytest.raises(StorageError, match="that is taken"):
+        layout.request_log(file)

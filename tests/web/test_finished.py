@@ -15,13 +15,16 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Sight
+from proxy.domain.names import Name
+from proxy.domain.namespaces import ROOT
 from proxy.storage.board import Board, Stamp, token_topic
+from proxy.storage.downloads import Fetched
 from proxy.storage.layout import Layout
 from proxy.web import finished as module
 from proxy.web.callers import Known
 from proxy.web.finished import Finished
 from proxy.web.heads import Head, read_head
-from proxy.web.notes import CALLER, KEEP, Keepable
+from proxy.web.notes import CALLER, KEEP, SUBJECT, Keepable, Subject
 from proxy.web.sendfile import is_in_memory
 
 ETAG = '"e"'
@@ -61,6 +64,7 @@ class Shelf:
         used: Any = None,
         status: int = 200,
         length: int | None = None,
+        subject: Subject | None = None,
     ) -> None:
         """Let a handler answer a head, and offer that to the store."""
         request = make_mocked_request("GET", "/")
@@ -68,6 +72,8 @@ class Shelf:
         request[KEEP] = Keepable(stamp, until, ETAG, kept_body, path, len(body) if path else 0, used)
         if caller is not ANONYMOUS:
             request[CALLER] = caller
+        if subject is not None:
+            request[SUBJECT] = subject
         headers = {
             "ETag": ETAG,
             "Content-Type": "text/html",
@@ -381,8 +387,21 @@ def test_what_was_used_last_stays_within_bounds(
     assert shelf.finished.by_head(hot, "") is not None
 
 
-@pytest.mark.parametrize(("header", "length"), [("Accept", 40), ("Accept", 7000), ("User-Agent", 1700)])
-def test_what_is_counted_is_what_it_takes(shelf: Shelf, header: str, length: int) -> None:
+def about(*, is_file: bool) -> Subject:
+    """What a request was about, with strings of its own where those of real ones are."""
+    name = Name(secrets.token_hex(10))
+    if not is_file:
+        return Subject(ROOT, name)
+    filename, key = f"{name}-1.0-py3-none-any.whl", secrets.token_hex(32)
+    fetched = Fetched(name, "1.0" + secrets.token_hex(1), filename, key, "pypi", ROOT)
+    return Subject(ROOT, name, None, filename, key, fetched)
+
+
+@pytest.mark.parametrize(
+    ("header", "length", "is_file"),
+    [("Accept", 40, False), ("Accept", 40, True), ("Accept", 7000, False), ("User-Agent", 1700, False)],
+)
+def test_what_is_counted_is_what_it_takes(shelf: Shelf, header: str, length: int, is_file: bool) -> None:
     heads = [
         asked(f"/simple/{number}-{secrets.token_hex(40)}/", f"{header}: {secrets.token_hex(length // 2)}")
         for number in range(100)
@@ -397,7 +416,10 @@ def test_what_is_counted_is_what_it_takes(shelf: Shelf, header: str, length: int
     try:
         for head, named in zip(heads, topics, strict=True):
             shelf.answer(
-                bytes(bytearray(head)), stamp=shelf.board.stamp(named), body=secrets.token_bytes(500)
+                bytes(bytearray(head)),
+                stamp=shelf.board.stamp(named),
+                body=secrets.token_bytes(500),
+                subject=about(is_file=is_file),
             )
             for _ in range(3):
                 shelf.ask(bytes(bytearray(head)))
