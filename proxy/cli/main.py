@@ -25,7 +25,9 @@ _COMMANDS = {
     "package": ("proxy.cli.packages", "packages", "List, show, delete, yank and mark private packages."),
     "claim": ("proxy.cli.claims", "claims", "List claimed names; give tombstoned ones free."),
     "namespace": ("proxy.cli.namespaces", "namespaces", "List groups and projects; drop what left the file."),
+    "held": ("proxy.cli.held", "held", "List files that upstreams removed; release them."),
     "cache": ("proxy.cli.cache", "cache", "Show, check, fill and empty the cache of pages and files."),
+    "audit": ("proxy.cli.audit", "group", "Say who changed what, and who fetched what."),
 }
 """Name → module, object and short help, in the order of the contract."""
 

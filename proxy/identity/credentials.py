@@ -135,6 +135,15 @@ def identify(
     row = find(connection, presented.text)
     if row is None or not _is_in_force(row, now) or not _fits(row, presented):
         raise _refusal()
+    return caller_of(row, tree, users, trust)
+
+
+def caller_of(row: TokenRow, tree: Tree, users: Collection[str], trust: Trust) -> Caller:
+    """Return whose token it is, revoked and expired ones included. The arguments are those of `identify`.
+
+    Raises:
+        NotAuthenticated: its user or namespace is gone, or no project trusts its identity any more.
+    """
     match row.kind:
         case TokenKind.PERSONAL:
             if row.user is None or row.user not in users:

@@ -23,12 +23,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, delete, false, insert, or_, select, update
 
-from proxy.domain.access import Scope
+from proxy.domain.access import STARTING, Scope
 from proxy.domain.moments import iso
 from proxy.domain.namespaces import Kind, NamespacePath
 from proxy.domain.trust import LONGEST_LIFE, Identity
 from proxy.errors import InvalidForm, NoSuchNamespace, NotFound
 from proxy.observe.redaction import TOKEN_MARK
+from proxy.storage import audit
+from proxy.storage.audit import By
 from proxy.storage.database import Change
 from proxy.storage.tables import namespaces, tokens
 
@@ -278,7 +280,8 @@ def first_owner_token(change: Change, at: datetime, preset: str | None) -> str |
     connection = change.connection
     if connection.execute(select(tokens.c.id).where(tokens.c.kind == TokenKind.OWNER).limit(1)).first():
         return None
-    text, _ = mint(change, kind=TokenKind.OWNER, name=FIRST_NAME, created_at=at, created_by="first start")
+    text, row = mint(change, kind=TokenKind.OWNER, name=FIRST_NAME, created_at=at, created_by="first start")
+    _note(change, "token.create", row, at)
     return text
 
 
@@ -301,9 +304,9 @@ def _preset_owner_token(change: Change, at: datetime, preset: str) -> str | None
         tokens.c.revoked_at.is_(None),
     )
     for token_id in connection.execute(former).scalars().all():
-        revoke(change, token_id, at)
+        _note(change, "token.revoke", revoke(change, token_id, at), at)
     if known is None:
-        mint(
+        _, row = mint(
             change,
             kind=TokenKind.OWNER,
             name=PRESET_NAME,
@@ -311,6 +314,7 @@ def _preset_owner_token(change: Change, at: datetime, preset: str) -> str | None
             created_by="environment",
             text=preset,
         )
+        _note(change, "token.create", row, at)
         return preset
     if known.name != PRESET_NAME or known.expires_at is not None:
         connection.execute(
@@ -318,6 +322,14 @@ def _preset_owner_token(change: Change, at: datetime, preset: str) -> str | None
         )
         change.touch(f"token:{known.id}")
     return None
+
+
+def _note(change: Change, action: str, row: TokenRow, at: datetime) -> None:
+    """Record what the start of a server did to an owner token."""
+    by = By(STARTING, at)
+    audit.record(
+        change.connection, by, action, detail={"id": row.id, "kind": str(row.kind), "name": row.name}
+    )
 
 
 def shape(row: TokenRow) -> dict[str, object]:

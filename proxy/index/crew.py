@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.domain.access import OPERATOR, Caller
 from proxy.errors import Problem, StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a new configuration, for the audit; the attributes are those of `storage.audit.By`."""
+
+    who: Caller
+    address: str | None = None
+    request_id: str | None = None
+
+
+COMMAND = Asker(OPERATOR)
+"""A command on the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +48,7 @@ class Crew(Protocol):
     @property
     def is_complete(self) -> bool: ...
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, asker: Asker) -> Reloaded:
         """Load the configuration anew, in all of them.
 
         Raises:
@@ -48,6 +62,6 @@ class Alone:
     workers = 1
     is_complete = True
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, asker: Asker) -> Reloaded:  # noqa: ARG002
         """Refuse: there is no server to be told."""
         raise StoreUnavailable("no server runs here")

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from proxy.archive.sandbox import Sandbox
+from proxy.cache.advisories import Advisories
 from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.files import Files
 from proxy.cache.known_names import KnownNames
 from proxy.cache.pages import Pages
+from proxy.cache.sightings import Sightings
 from proxy.cache.variants import VariantFiles
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import StoreUnavailable
@@ -30,11 +32,14 @@ from proxy.index.documents import Documents
 from proxy.index.jobs import Jobs
 from proxy.index.metadata import Metadata
 from proxy.index.names import NameLists
+from proxy.index.radar import Radar
 from proxy.index.variants import Variants
 from proxy.observe.metrics import Metrics
+from proxy.observe.requests import RequestLog
 from proxy.registry.publish import Publisher
 from proxy.storage.board import Board
 from proxy.storage.database import Database
+from proxy.storage.downloads import Downloads
 from proxy.storage.layout import Layout
 from proxy.storage.locks import Locks
 from proxy.storage.objects import DiskObjects
@@ -58,6 +63,8 @@ class Foundations:
     objects: DiskObjects
     sandbox: Sandbox
     last_use: LastUse
+    downloads: Downloads
+    request_log: RequestLog | None
     jobs: Jobs
     metrics: Metrics
     crew: Crew
@@ -81,10 +88,13 @@ class Instance(Foundations):
     loaded_at: datetime
     upstreams: Mapping[str, Upstream]
     pages: Pages
+    sightings: Sightings
     upstream_documents: UpstreamDocuments
     files: Files
     metadata: Metadata
     known_names: KnownNames
+    advisories: Advisories
+    radar: Radar
     index: Index
     names: NameLists
     variant_files: VariantFiles

@@ -6,40 +6,56 @@ The server and the commands use the same one, so both work on the same data by t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from tempfile import TemporaryDirectory
+
+from sqlalchemy import Connection
 
 from proxy.archive.sandbox import Sandbox
+from proxy.cache.advisories import Advisories
 from proxy.cache.documents import UpstreamDocuments
 from proxy.cache.files import Files
+from proxy.cache.held import held_digests
+from proxy.cache.kept import KeptNames, KeptPages
 from proxy.cache.known_names import KnownNames
 from proxy.cache.pages import Pages
+from proxy.cache.sightings import Sightings
 from proxy.cache.variants import VariantFiles
+from proxy.domain.access import OPERATOR, STARTING
+from proxy.domain.namespaces import Tree
 from proxy.domain.snapshot import Snapshot
-from proxy.errors import StoreUnavailable
+from proxy.errors import StorageError, StoreUnavailable
 from proxy.identity import tokens
 from proxy.identity.oidc import Issuers, Trust
 from proxy.identity.throttle import Throttle
 from proxy.identity.tokens import LastUse
 from proxy.index.answers import Index
-from proxy.index.changed import note_changed
+from proxy.index.changed import Watch
+from proxy.index.circumstances import Sources
 from proxy.index.crew import Alone, Crew
 from proxy.index.documents import Documents
 from proxy.index.instance import Foundations, Instance
 from proxy.index.jobs import Jobs
 from proxy.index.metadata import Metadata
 from proxy.index.names import NameLists
+from proxy.index.radar import Radar
+from proxy.index.shadowing import Shadowing
 from proxy.index.variants import Variants
 from proxy.observe.counts import Shared
 from proxy.observe.metrics import Metrics
+from proxy.observe.requests import RequestLog
 from proxy.registry import namespaces
 from proxy.registry.publish import Publisher
 from proxy.server.start import prepared, program_version
+from proxy.storage import audit
+from proxy.storage.audit import By
 from proxy.storage.board import Board, new_serial
 from proxy.storage.database import Change, Database
 from proxy.storage.disk import translated, write_whole
+from proxy.storage.downloads import Downloads
 from proxy.storage.layout import Layout
 from proxy.storage.locks import SERVE, Locks
 from proxy.storage.objects import DiskObjects
@@ -122,6 +138,8 @@ def open_instance(
             objects=DiskObjects(layout),
             sandbox=Sandbox(),
             last_use=LastUse(),
+            downloads=Downloads(cache),
+            request_log=_request_log(layout, snapshot),
             jobs=Jobs(layout, locks),
             metrics=_metrics(layout, post),
             crew=crew or Alone(),
@@ -148,6 +166,11 @@ def _metrics(layout: Layout, post: Post | None) -> Metrics:
     return Metrics(program_version(), Shared(layout.metrics, post.number))
 
 
+def _request_log(layout: Layout, snapshot: Snapshot) -> RequestLog | None:
+    requests = snapshot.log.requests
+    return None if requests is None else RequestLog(layout.request_log(requests))
+
+
 def _settle(
     registry: Database, locks: Locks, snapshot: Snapshot, now: Callable[[], datetime], *, serving: bool
 ) -> None:
@@ -170,11 +193,17 @@ def _settle(
                 "the file moves or drops namespaces that the running server still has",
                 hint="run pypi-overlay config reload first",
             )
-        namespaces.settle(change, tree, now(), file=snapshot.source)
+        _moved(change, tree, By(STARTING if serving else OPERATOR, now()), snapshot)
 
     # A server looks under the writer's lock: then no command can come between its look and its first answer.
     if serving or not registry.read_now(lambda connection: namespaces.is_settled(connection, tree)):
         registry.change_now(act)
+
+
+def _moved(change: Change, tree: Tree, by: By, snapshot: Snapshot) -> None:
+    """Make the data's namespaces those of `tree`, and record what that moves. Raises ConfigError as `settle`."""
+    for former, path in namespaces.settle(change, tree, by.at, file=snapshot.source).items():
+        audit.record(change.connection, by, "namespace.move", namespace=path, detail={"from": former})
 
 
 def another_instance(instance: Instance, snapshot: Snapshot, serial: int) -> Instance:
@@ -187,7 +216,7 @@ def another_instance(instance: Instance, snapshot: Snapshot, serial: int) -> Ins
     return made
 
 
-def switch(instance: Instance) -> None:
+def switch(instance: Instance, before: Snapshot, by: By) -> None:
     """Put the configuration of an instance into force, in every worker at one moment. Blocks.
 
     The data's namespaces become those of the configuration at the same moment: no answer is decided by the old
@@ -195,17 +224,23 @@ def switch(instance: Instance) -> None:
     is in force while the change is committed. Whoever decided by the one before finds its stamp broken before its
     first byte, and whoever begins meanwhile waits for that commit.
 
+    Args:
+        before: the configuration that it takes the place of.
+        by: who wants it so, for the audit.
+
     Raises:
         ConfigError: namespaces that hold something would be lost; nothing has changed.
         StorageError: it cannot be written; nothing has changed.
     """
-    board, tree = instance.board, instance.snapshot.tree
+    board, snapshot = instance.board, instance.snapshot
     assert instance.serial is not None  # noqa: S101 - commands have nothing to put into force
-    before = board.serial
+    serial = board.serial
 
     def act(change: Change) -> None:
-        if not namespaces.is_settled(change.connection, tree):
-            namespaces.settle(change, tree, instance.now(), file=instance.snapshot.source)
+        if not namespaces.is_settled(change.connection, snapshot.tree):
+            _moved(change, snapshot.tree, by, snapshot)
+        detail = {"file": snapshot.file, "before": before.digest, "after": snapshot.digest}
+        audit.record(change.connection, by, "config.reload", detail=detail)
         # The last before the commit, under the writer's lock.
         board.suspend()
 
@@ -213,12 +248,52 @@ def switch(instance: Instance) -> None:
         instance.registry.change_now(act)
     except BaseException:
         if board.is_suspended:
-            board.put_in_force(before)
+            board.put_in_force(serial)
         raise
     board.put_in_force(instance.serial)
 
 
-def _instance(base: Foundations, snapshot: Snapshot, serial: int | None) -> Instance:
+def offline_instance(instance: Instance) -> Instance:
+    """As `instance`, which stands below it; but its index asks no upstream, and answers by what is kept of them.
+
+    For `retire_instance`.
+    """
+    return _instance(instance, instance.snapshot, None, KeptPages, KeptNames)
+
+
+@contextlib.contextmanager
+def tried_instance(instance: Instance, snapshot: Snapshot) -> Iterator[Instance]:
+    """As `offline_instance`, of another configuration, with namespaces as they would be under it. Blocks.
+
+    What it would move is moved in a copy of the registry, which is deleted at the end of the `with` block.
+
+    Raises:
+        ConfigError: namespaces that hold something would be lost.
+        StorageError: the registry cannot be copied.
+    """
+    registry, tree = instance.registry, snapshot.tree
+    with contextlib.ExitStack() as opened:
+        if not registry.read_now(lambda connection: namespaces.are_only_added(connection, tree)):
+            layout = Layout(opened.enter_context(TemporaryDirectory(prefix="pypi-overlay-")))
+            layout.prepare()
+            registry.copy_to(layout.registry_database)
+            locks = Locks(layout)
+            opened.callback(locks.close)
+            registry = Database(layout.registry_database, locks, name="registry")
+            opened.callback(registry.close)
+            registry.change_now(
+                lambda change: namespaces.settle(change, tree, instance.now(), file=snapshot.source)
+            )
+        yield offline_instance(replace(instance, registry=registry, snapshot=snapshot))
+
+
+def _instance(
+    base: Foundations,
+    snapshot: Snapshot,
+    serial: int | None,
+    kind_of_pages: type[Pages] = Pages,
+    kind_of_names: type[KnownNames] = KnownNames,
+) -> Instance:
     """What belongs to one configuration, wired to what lives as long as the process."""
     layout, locks, board, registry, cache, now = (
         base.layout,
@@ -241,14 +316,17 @@ def _instance(base: Foundations, snapshot: Snapshot, serial: int | None) -> Inst
     }
     issuer_documents = IssuerDocuments(agent)
     issuers = Issuers(snapshot.oidc, Trust(snapshot.tree, snapshot.oidc), issuer_documents, now)
-    pages = Pages(
-        layout, locks, board, cache, upstreams, snapshot.cache, now, partial(note_changed, registry, now)
-    )
-    files = Files(layout, locks, cache, upstreams, snapshot.cache, now, base.metrics.cache)
+    held = partial(registry.read_now, held_digests)
+    files = Files(layout, locks, cache, upstreams, snapshot.cache, now, base.metrics.cache, held)
+    sightings = Sightings(registry, now)
+    watch = Watch(registry, files, sightings, now)
+    pages = kind_of_pages(layout, locks, board, cache, upstreams, snapshot.cache, now, watch.note_replaced)
     upstream_documents = UpstreamDocuments(layout, locks, board, upstreams, snapshot.cache, now)
     metadata = Metadata(files, upstreams, now)
-    known_names = KnownNames(layout, locks, board, upstreams, now)
-    index = Index(snapshot.tree, registry, pages, board, serial, now)
+    known_names = kind_of_names(layout, locks, board, upstreams, now)
+    advisories = Advisories(layout, locks, board, snapshot.advisories, now)
+    sources = Sources(registry, board, sightings, advisories.of)
+    index = Index(snapshot.tree, registry, pages, known_names, sources, board, serial, now)
     variant_files = VariantFiles(layout)
     return Instance(
         snapshot=snapshot,
@@ -261,12 +339,15 @@ def _instance(base: Foundations, snapshot: Snapshot, serial: int | None) -> Inst
         upstreams=upstreams,
         objects=base.objects,
         pages=pages,
+        sightings=sightings,
         upstream_documents=upstream_documents,
         files=files,
         metadata=metadata,
         known_names=known_names,
+        advisories=advisories,
+        radar=Radar(snapshot.tree, registry, known_names, locks, now, base.started_at),
         index=index,
-        names=NameLists(snapshot.tree, registry, known_names),
+        names=NameLists(snapshot.tree, registry, known_names, now),
         variant_files=variant_files,
         variants=Variants(variant_files, snapshot.server.external_url, base.version),
         documents=Documents(index, upstream_documents, metadata, base.objects),
@@ -277,10 +358,13 @@ def _instance(base: Foundations, snapshot: Snapshot, serial: int | None) -> Inst
             base.sandbox,
             snapshot.tree,
             snapshot.limits,
+            Shadowing(snapshot.tree, pages, known_names),
             now,
             lambda: serial is None or board.serial == serial,
         ),
         last_use=base.last_use,
+        downloads=base.downloads,
+        request_log=base.request_log,
         jobs=base.jobs,
         issuers=issuers,
         issuer_documents=issuer_documents,
@@ -307,6 +391,7 @@ async def retire_instance(instance: Instance) -> None:
     await instance.metadata.close()
     await instance.files.close()
     await instance.pages.close()
+    await instance.sightings.close()
     await instance.known_names.close()
     await instance.upstream_documents.close()
     await instance.variants.close()
@@ -322,11 +407,38 @@ async def close_instance(instance: Instance) -> None:
     await retire_instance(instance)
     if instance.last_use.is_waiting:
         await instance.registry.change(instance.last_use.flush)
+    if instance.request_log is not None:
+        await instance.request_log.flush()
+    # What cannot be written now never will be: whoever waits for the end need not wait for that.
+    with contextlib.suppress(StorageError):
+        await instance.downloads.flush()
     instance.metrics.share()
     instance.registry.close()
     instance.cache.close()
     instance.board.close()
     instance.locks.close()
+
+
+def note_configuration(instance: Instance) -> None:
+    """Record the configuration with which a server starts, where it is another than the one before.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    snapshot = instance.snapshot
+
+    def before(connection: Connection) -> object:
+        found = audit.latest(connection, ("config.start", "config.reload"))
+        return None if found is None else found["after"]
+
+    known = instance.registry.read_now(before)
+    if known == snapshot.digest:
+        return
+    detail = {"file": snapshot.file, "before": known, "after": snapshot.digest}
+    by = By(STARTING, instance.now())
+    instance.registry.change_now(
+        lambda change: audit.record(change.connection, by, "config.start", detail=detail)
+    )
 
 
 def admit_owner(instance: Instance, preset: str | None) -> str | None:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, TypeAlias
 
+from proxy.domain.access import Caller, CallerKind
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import ConfigError, OverlayError, Problem
-from proxy.index.crew import Reloaded
+from proxy.index.crew import COMMAND, Asker, Reloaded
 from proxy.observe.logs import Logger
 from proxy.storage.board import new_serial
 
@@ -26,6 +27,8 @@ Reader: TypeAlias = Callable[[], Snapshot]
 _LOOK = 2.0
 """Seconds between looks whether the file has changed."""
 _AT_NEXT_START = "it takes effect at the next start"
+_SIGNAL = Asker(Caller(CallerKind.OWNER, "SIGHUP"))
+_WATCHER = Asker(Caller(CallerKind.OWNER, "watch_config"))
 
 
 class Staff(Protocol):
@@ -38,8 +41,8 @@ class Staff(Protocol):
             ConfigError: it cannot be made.
         """
 
-    async def switch(self) -> None:
-        """Put what was prepared into force.
+    async def switch(self, asker: Asker) -> None:
+        """Put what was prepared into force; the audit tells who asked for it.
 
         Raises:
             ConfigError, StorageError: it cannot come into force, and has not.
@@ -70,14 +73,14 @@ class Reloads:
         """The configuration in force."""
         return self._snapshot
 
-    async def reload(self) -> Reloaded:
-        """Load the configuration anew. Whatever comes of it is in the log, too."""
+    async def reload(self, asker: Asker = COMMAND) -> Reloaded:
+        """Load the configuration anew. What comes of it is in the log, too; what came into force, in the audit."""
         async with self.turn:
             try:
                 read = await asyncio.to_thread(self._read)
                 snapshot, warnings = _with_what_stays(read, self._snapshot)
                 await self._staff.prepare(snapshot, new_serial())
-                await self._staff.switch()
+                await self._staff.switch(asker)
                 self._snapshot = snapshot
             except ConfigError as error:
                 return self._refused(error.problems)
@@ -97,7 +100,7 @@ class Reloads:
 
     def reload_soon(self) -> None:
         """Load it anew, for whoever waits for no answer: a signal."""
-        task = asyncio.create_task(self.reload())
+        task = asyncio.create_task(self.reload(_SIGNAL))
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
@@ -111,7 +114,7 @@ class Reloads:
                 # Before it is read: what is written meanwhile shows at the next look.
                 seen = found
                 if self._snapshot.server.watch_config:
-                    await self.reload()
+                    await self.reload(_WATCHER)
 
 
 def _with_what_stays(read: Snapshot, now: Snapshot) -> tuple[Snapshot, tuple[Problem, ...]]:

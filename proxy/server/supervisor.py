@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import OverlayError, StoreUnavailable
+from proxy.index.crew import Asker
 from proxy.observe.counts import forget_all
 from proxy.observe.logs import Logger
 from proxy.server.control import taking_orders
@@ -341,7 +342,7 @@ class _Supervisor:
         for done in await self._order_all(Prepare(snapshot, serial)):
             done.raise_failure()
 
-    async def switch(self) -> None:
+    async def switch(self, asker: Asker) -> None:
         """Have one worker put what all prepared into force.
 
         Raises:
@@ -349,7 +350,7 @@ class _Supervisor:
         """
         try:
             for child in self._serving():
-                done = await child.order(Switch())
+                done = await child.order(Switch(asker))
                 if done is not None:
                     done.raise_failure()
                     self._serial = self._coming
@@ -374,7 +375,7 @@ class _Supervisor:
 
     def _asked(self, child: _Child, wish: Reload) -> None:
         async def reload() -> None:
-            reloaded = await self._reloads.reload()
+            reloaded = await self._reloads.reload(wish.asker)
             await child.order(Outcome(wish.number, reloaded))
 
         self._soon(reload())

@@ -15,7 +15,8 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from functools import partial
 
 import uvloop
 from aiohttp import web
@@ -23,15 +24,17 @@ from aiohttp import web
 from proxy.cache.sweep import sweep
 from proxy.domain.snapshot import Snapshot
 from proxy.errors import ConfigError, OverlayError, StoreUnavailable
-from proxy.index.crew import Reloaded
+from proxy.index.crew import Asker, Reloaded
 from proxy.index.instance import Instance, Running
 from proxy.index.names import upstreams_listed
+from proxy.index.records import forget_old_records
 from proxy.observe.logs import Logger
 from proxy.server.assembly import (
     Post,
     admit_owner,
     another_instance,
     close_instance,
+    note_configuration,
     open_instance,
     retire_instance,
     switch,
@@ -54,6 +57,7 @@ from proxy.server.reload import Reader, Reloads
 from proxy.server.sockets import close_sockets, open_sockets, shown_address
 from proxy.server.start import GRACE, logging_for, program_version, raise_file_limit
 from proxy.server.tls import load_chain, tls_context
+from proxy.storage.audit import By
 from proxy.web.app import build
 from proxy.web.front import Fronts
 from proxy.web.notes import CLOSING, UNDER_WAY
@@ -67,7 +71,9 @@ _LOOK_AT_RETIRED = 1.0
 _FLUSH = 10.0
 """Seconds between writings of what gathers in memory."""
 _LOOK_AT_LISTS = 30.0
-"""Seconds between looks whether a kept list of names is due."""
+"""Seconds between looks whether a kept list of names is due, and whether claimed names are to be looked for there."""
+_LOOK_AT_ADVISORIES = 30.0
+"""Seconds between looks whether the database of advisories is due."""
 _LOOK_AT_BOARD = 1.0
 """Seconds between looks at the board; a change that shows at two of them was killed."""
 _LOOK_AT_OLD = 24 * 3600.0
@@ -92,6 +98,7 @@ def serve_alone(snapshot: Snapshot, read: Reader) -> None:
         raise_file_limit()
         crew = _Alone()
         instance = open_instance(snapshot, serving=True, crew=crew)
+        note_configuration(instance)
         _admit_owner(instance, logger)
         _run(_serve_alone(instance, crew, read, logger))
 
@@ -105,11 +112,11 @@ class _Alone:
     def __init__(self) -> None:
         self.reloads: Reloads | None = None
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, asker: Asker) -> Reloaded:
         """Do it in this process."""
         if self.reloads is None:
             raise StoreUnavailable("the server is only just starting", hint="try again in a moment")
-        return await self.reloads.reload()
+        return await self.reloads.reload(asker)
 
 
 async def _serve_alone(instance: Instance, crew: _Alone, read: Reader, logger: Logger) -> None:
@@ -159,6 +166,7 @@ def main() -> None:
             post = Post(begin.number, begin.serial, begin.is_first, begin.started_at)
             instance = open_instance(begin.snapshot, post=post, crew=crew)
             if begin.is_first:
+                note_configuration(instance)
                 _admit_owner(instance, logger)
         except OverlayError as error:
             line.say_now(Done.failed(error))
@@ -181,13 +189,13 @@ class _Several:
         """Whether all serve."""
         return self.present == self.workers
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, asker: Asker) -> Reloaded:
         """Have the supervisor do it."""
         number = next(self._numbers)
         asked: asyncio.Future[Reloaded] = asyncio.get_running_loop().create_future()
         self._asked[number] = asked
         try:
-            self._line.say(Reload(number))
+            self._line.say(Reload(number, asker))
             return await asked
         finally:
             del self._asked[number]
@@ -249,8 +257,8 @@ async def _carry_out(order: Order, worker: Worker, crew: _Several, stop: asyncio
     match order:
         case Prepare(snapshot, serial):
             await worker.prepare(snapshot, serial)
-        case Switch():
-            await worker.switch()
+        case Switch(asker):
+            await worker.switch(asker)
         case Follow():
             await worker.follow()
         case Present(workers):
@@ -300,7 +308,7 @@ class Worker:
         self._prepared: Instance | None = None
         self._followed = instance
         self._background: list[asyncio.Task[None]] = []
-        self._lists: asyncio.Task[None] | None = None
+        self._fresh: list[asyncio.Task[None]] = []
         self._retiring: dict[asyncio.Task[None], Instance] = {}
 
     async def begin(self, sockets: Sequence[socket.socket]) -> None:
@@ -319,11 +327,13 @@ class Worker:
                 _write_what_gathers(instance, self._logger),
                 _look_at_board(instance, self._logger),
                 _share_metrics(instance),
+                instance.downloads.keep_written(),
+                _record_requests(instance),
                 instance.files.put_in_order(),
                 _sweep_daily(self._running),
             )
         ]
-        self._keep_lists_fresh()
+        self._keep_fresh()
 
     async def _listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections at bound sockets."""
@@ -342,14 +352,16 @@ class Worker:
         self._prepared = await asyncio.to_thread(another_instance, self._running.latest, snapshot, serial)
         self._running.prepare(self._prepared)
 
-    async def switch(self) -> None:
-        """Put what was prepared into force, here and in all other workers.
+    async def switch(self, asker: Asker) -> None:
+        """Put what was prepared into force, here and in all other workers; the audit tells who asked for it.
 
         Raises:
             ConfigError, StorageError: it cannot come into force, and has not.
         """
         assert self._prepared is not None  # noqa: S101 - `prepare` comes first
-        await asyncio.to_thread(switch, self._prepared)
+        before, prepared = self._running.latest, self._prepared
+        by = By(asker.who, prepared.now(), asker.address, asker.request_id)
+        await asyncio.to_thread(switch, prepared, before.snapshot, by)
 
     async def follow(self) -> None:
         """Do by the configuration in force what no request does; let go of others once nothing is under way there."""
@@ -358,7 +370,7 @@ class Worker:
         if instance is not self._followed:
             # Not the instance before: requests may have gone over already.
             self._followed = instance
-            self._keep_lists_fresh()
+            self._keep_fresh()
             if self._tls is not None:
                 # New connections use it from now on; the files may have been written anew under the same names.
                 try:
@@ -377,11 +389,14 @@ class Worker:
             await asyncio.sleep(_LOOK_AT_RETIRED)
         await retire_instance(instance)
 
-    def _keep_lists_fresh(self) -> None:
-        if self._lists is not None:
-            self._lists.cancel()
-        keeping = _keep_lists_fresh(self._running.latest)
-        self._lists = asyncio.create_task(watched(keeping, self._logger))
+    def _keep_fresh(self) -> None:
+        for task in self._fresh:
+            task.cancel()
+        before, instance = self._fresh, self._running.latest
+        self._fresh = [
+            asyncio.create_task(watched(once_ended(before, partial(work, instance)), self._logger))
+            for work in (_keep_lists_fresh, _keep_advisories_fresh, _look_for_confusions)
+        ]
 
     async def finish(self) -> None:
         """Say at `/readyz` that this is ending, and wait for the requests under way; the sockets stay open."""
@@ -394,7 +409,7 @@ class Worker:
             server.close()
         await self._fronts.stop()
         retiring = dict(self._retiring)
-        await _cancel([*self._background, *([] if self._lists is None else [self._lists]), *retiring])
+        await _cancel([*self._background, *self._fresh, *retiring])
         for instance in retiring.values():
             await retire_instance(instance)
         self._running.latest.metrics.share()
@@ -430,6 +445,15 @@ async def watched(work: Coroutine[None, None, None], logger: Logger) -> None:
         logger.exception("background work broke off")
 
 
+async def once_ended(
+    before: Collection[asyncio.Task[None]], work: Callable[[], Coroutine[None, None, None]]
+) -> None:
+    """Do `work` as soon as tasks that were cancelled have ended: until then they hold locks that it takes."""
+    if before:
+        await asyncio.wait(before)
+    await work()
+
+
 async def _write_what_gathers(instance: Instance, logger: Logger) -> None:
     while True:
         await asyncio.sleep(_FLUSH)
@@ -461,7 +485,10 @@ async def _look_at_board(instance: Instance, logger: Logger) -> None:
 
 
 async def _sweep_daily(running: Running) -> None:
-    """Delete what upstreams said so long ago that it may not be shown any more; one worker does it for all."""
+    """Delete what upstreams said so long ago that it may not be shown any more, and old records.
+
+    One worker does it for all.
+    """
     while True:
         instance = running.latest
         settings = instance.snapshot.cache
@@ -469,11 +496,20 @@ async def _sweep_daily(running: Running) -> None:
             over = threading.Event()
             try:
                 keep_for = settings.fresh_for + settings.stale_if_error
-                await asyncio.to_thread(sweep, instance.layout, keep_for, instance.now(), over.is_set)
+                is_needed = instance.pages.is_needed
+                await asyncio.to_thread(
+                    sweep, instance.layout, keep_for, instance.now(), is_needed, over.is_set
+                )
+                await asyncio.to_thread(forget_old_records, instance, over.is_set)
             finally:
                 over.set()
                 instance.locks.release(_SWEEP)
         await asyncio.sleep(_LOOK_AT_OLD)
+
+
+async def _record_requests(instance: Instance) -> None:
+    if instance.request_log is not None:
+        await instance.request_log.keep_written()
 
 
 async def _share_metrics(instance: Instance) -> None:
@@ -482,9 +518,26 @@ async def _share_metrics(instance: Instance) -> None:
         await asyncio.to_thread(instance.metrics.share)
 
 
+async def _keep_advisories_fresh(instance: Instance) -> None:
+    """Have the advisories in force, where there is a database of them, and anew when it changed."""
+    while instance.snapshot.advisories.osv_dir is not None:
+        await instance.advisories.refresh()
+        await asyncio.sleep(_LOOK_AT_ADVISORIES)
+
+
 async def _keep_lists_fresh(instance: Instance) -> None:
     """Have the lists of names that some index needs, before anybody asks, and anew when they are due."""
     listed = upstreams_listed(instance.snapshot.tree)
     while listed:
         await instance.known_names.refresh(listed)
         await asyncio.sleep(_LOOK_AT_LISTS)
+
+
+async def _look_for_confusions(instance: Instance) -> None:
+    """Look which claimed names upstreams have, one worker for all; what is found stands in the registry."""
+    try:
+        while True:
+            await instance.radar.look()
+            await asyncio.sleep(_LOOK_AT_LISTS)
+    finally:
+        instance.radar.rest()

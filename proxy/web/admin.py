@@ -11,7 +11,17 @@ from proxy.domain.addresses import Api
 from proxy.domain.namespaces import ROOT
 from proxy.errors import NotFound
 from proxy.index.instance import Instance
-from proxy.web import admin_cache, admin_claims, admin_packages, admin_status, admin_tokens
+from proxy.web import (
+    admin_audit,
+    admin_cache,
+    admin_claims,
+    admin_held,
+    admin_packages,
+    admin_policy,
+    admin_radar,
+    admin_status,
+    admin_tokens,
+)
 from proxy.web.callers import Callers
 from proxy.web.calls import Call, not_allowed
 
@@ -20,17 +30,22 @@ Route = Callable[[Call], Awaitable[web.Response]]
 _ROUTES: tuple[tuple[str, Mapping[str, Route]], ...] = (
     ("status", {"GET": admin_status.status}),
     ("reload", {"POST": admin_status.reload}),
-    ("reload", {"POST": admin_status.reload}),
     ("tokens", {"GET": admin_tokens.list_all, "POST": admin_tokens.create}),
     ("tokens/{id}", {"DELETE": admin_tokens.revoke}),
     ("tokens/{id}/rotate", {"POST": admin_tokens.rotate}),
     ("claims", {"GET": admin_claims.list_all}),
     ("claims/{tenant}/{name}", {"DELETE": admin_claims.release}),
+    ("audit/confusion", {"GET": admin_radar.confusion}),
+    ("audit", {"GET": admin_audit.events}),
+    ("audit/downloads", {"GET": admin_audit.downloads}),
     ("cache", {"GET": admin_cache.stats}),
     ("cache/purge", {"POST": admin_cache.purge}),
     ("cache/verify", {"POST": admin_cache.verify}),
     ("cache/warm", {"POST": admin_cache.warm}),
+    ("held", {"GET": admin_held.list_all}),
+    ("held/{upstream}/{name}/{filename}", {"DELETE": admin_held.release}),
     ("jobs/{id}", {"GET": admin_cache.job}),
+    ("policy", {"GET": admin_policy.show}),
     ("packages", {"GET": admin_packages.list_all}),
     ("packages/{project}/{name}", {"DELETE": admin_packages.delete}),
     ("packages/{project}/{name}/status", {"PUT": admin_packages.set_status}),

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.domain.access import Action
 from proxy.domain.moments import iso
+from proxy.index.crew import Asker
 from proxy.web.calls import Call, answer
 
 
@@ -36,7 +37,8 @@ async def reload(call: Call) -> web.Response:
     """POST: load the configuration anew; 200 once every worker has it, 422 with all that is wrong, else."""
     instance = call.instance
     call.permit(Action.ADMINISTER, instance.snapshot.tree.root)
-    done = await instance.crew.reload()
+    by = call.by
+    done = await instance.crew.reload(Asker(by.who, by.address, by.request_id))
     shape = {
         "ok": not done.errors,
         "errors": [asdict(problem) for problem in done.errors],

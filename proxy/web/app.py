@@ -27,6 +27,7 @@ from proxy.domain.addresses import (
     JsonDocument,
     LegacyUpload,
     Metrics,
+    Misdated,
     NameList,
     OidcAudience,
     OidcMint,
@@ -39,7 +40,7 @@ from proxy.domain.addresses import (
     parse,
 )
 from proxy.domain.namespaces import ROOT, Kind, Namespace
-from proxy.errors import NoSuchNamespace, Outdated, OverlayError, StoreUnavailable
+from proxy.errors import InvalidMoment, NoSuchNamespace, Outdated, OverlayError, StoreUnavailable
 from proxy.index.answers import never_still
 from proxy.index.instance import Instance, Running
 from proxy.observe.logs import Logger, new_request_id
@@ -215,6 +216,10 @@ async def _nothing_here(
         message = f"this address takes {allowed}"
         return problems.plain(request, 405, message, {"Allow": allowed}, is_api=request[API])
     found = instance.index.reach(place.path, place.namespace, sight)
+    if isinstance(address, Misdated):
+        raise InvalidMoment(
+            f"{address.text[:80]!a} is no date", hint="a dated view is +2026-05-01 or +2026-05-01T08:00:00Z"
+        )
     if isinstance(address, Base) and found.kind is Kind.PROJECT:
         message = f"{found.path} takes uploads here; its index is below simple/"
         return problems.plain(request, 405, message, {"Allow": "POST"})
