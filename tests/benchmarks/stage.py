@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 from tests.benchmarks.cores import SERVER_CORE, pinned
@@ -43,7 +43,7 @@ class Stage:
         self.notices: list[str] = []
         self.upstream = LocalUpstream(self.corpus.directory)
         self.nginx: Nginx | None = None
-        self._directory = directory
+        self.directory = directory
         self._numbers = count()
         self._running = ExitStack()
         self._server: OverlayServer | None = None
@@ -52,7 +52,7 @@ class Stage:
         with ExitStack() as starting:
             starting.enter_context(self.upstream)
             if Nginx.is_installed():
-                nginx = Nginx(self._directory / "nginx", self.corpus.directory, self.upstream.host)
+                nginx = Nginx(self.directory / "nginx", self.corpus.directory, self.upstream.host)
                 self.nginx = starting.enter_context(nginx)
             else:
                 self.notices.append("nginx is not installed: nothing to compare with")
@@ -72,15 +72,19 @@ class Stage:
         return self._server
 
     @contextmanager
-    def fresh(self, workers: int = 1) -> Iterator[OverlayServer]:
-        """Give a server with an empty cache that has answered a page and a file already; it leaves nothing."""
-        directory = self._directory / f"server-{next(self._numbers)}"
+    def fresh(self, workers: int = 1, **more: Any) -> Iterator[OverlayServer]:
+        """Give a server with an empty cache that has answered a page and a file already; it leaves nothing.
+
+        `more` are further keys at the top of its configuration.
+        """
+        directory = self.directory / f"server-{next(self._numbers)}"
         upstreams = {"pypi": {"index_url": self.upstream.index_url, "file_hosts": [self.upstream.host]}}
         config = {
             "server": {"workers": workers},
             "upstreams": upstreams,
             "users": {"load": {}},
             "cache": {"fresh_for": "1d"},
+            **more,
         }
         server = OverlayServer(config, directory)
         with pinned(SERVER_CORE):

@@ -17,6 +17,7 @@ from tests.benchmarks.corpus import LIBRARIES
 from tests.benchmarks.load import Job, Result, run
 from tests.benchmarks.nginx import Nginx
 from tests.benchmarks.report import Row
+from tests.benchmarks.rules import rules
 from tests.benchmarks.stage import HTML_TYPE, Stage, fetch, head, port_of, reset_peak
 from tests.benchmarks.upstream import JSON_TYPE
 from tests.support.clients import Client, find_uv
@@ -93,6 +94,49 @@ def warm_wheel(stage: Stage) -> list[Row]:
     ours = head(stage.file(stage.server, "small", stage.corpus.wheel))
     beside = head(f"/{stage.corpus.wheel}")
     return [_rate(stage, "warm-wheel", "warm wheel, 30 KB, 64 conn.", 0.8, [ours], [beside])]
+
+
+def downloads(stage: Stage) -> list[Row]:
+    """What it costs to record who fetched a wheel: one client, and many of whom no two are alike."""
+    rows = []
+    with (
+        stage.fresh() as recording,
+        stage.fresh(audit={"downloads": "0s"}) as forgetting,
+    ):
+        for name, text, count in (
+            ("downloads", "warm wheel, 30 KB, 64 conn., downloads recorded", 1),
+            ("downloads-clients", f"the same, {CLIENTS:,} clients with tokens", CLIENTS),
+        ):
+            asked = [_fetching(stage, server, count) for server in (recording, forgetting)]
+            took: list[tuple[float, float | None]] = []
+            work: list[tuple[float, float]] = []
+            errors = 0
+            for number in range(stage.runs + ROUNDS):
+                pair = []
+                for server, heads in zip((recording, forgetting), asked, strict=True):
+                    pair.append(_worked(server, Job(port_of(server), heads, 64, stage.seconds)))
+                    errors += pair[-1][0].errors
+                if number >= ROUNDS:
+                    took.append((pair[0][0].rate, pair[1][0].rate))
+                    work.append((pair[0][1], pair[1][1]))
+            row = _quotient(name, text, "/s", 0.95, took, "unrecorded", errors, at_least=True)
+            micros = (median(one[0] for one in work), median(one[1] for one in work))
+            # By turns: what else goes on is alike within a pair, not over all of them.
+            quotient = median(ours / beside for ours, beside in took if beside)
+            rows.append(replace(row, measured=quotient, work=micros))
+    return rows
+
+
+def _fetching(stage: Stage, server: OverlayServer, clients: int) -> list[str]:
+    """Heads of different clients that fetch the small wheel."""
+    path = stage.file(server, "small", stage.corpus.wheel)
+    if clients == 1:
+        return [head(path)]
+    tokens = [
+        server.make_token(kind="personal", user="load", name=f"client {number}", scopes=["read_api"])["token"]
+        for number in range(clients)
+    ]
+    return [head(path, Authorization=f"Bearer {token}") for token in tokens]
 
 
 def many_wheels(stage: Stage) -> list[Row]:
@@ -357,6 +401,7 @@ WORKLOADS: Mapping[str, Callable[[Stage], list[Row]]] = {
     "304": not_modified,
     "warm-large": warm_large,
     "warm-wheel": warm_wheel,
+    "downloads": downloads,
     "many-wheels": many_wheels,
     "warm-metadata": warm_metadata,
     "warm-files": warm_files,
@@ -367,6 +412,7 @@ WORKLOADS: Mapping[str, Callable[[Stage], list[Row]]] = {
     "resolve": resolve,
     "idle": idle,
     "mixed": mixed,
+    "rules": rules,
 }
 
 

@@ -24,7 +24,18 @@ def test_help_names_every_command_and_loads_no_server() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for command in ("serve", "config", "explain", "token", "package", "claim", "namespace", "cache"):
+    for command in (
+        "serve",
+        "config",
+        "explain",
+        "token",
+        "package",
+        "claim",
+        "namespace",
+        "held",
+        "cache",
+        "audit",
+    ):
         assert f"\n  {command} " in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -32,7 +43,7 @@ def test_help_names_every_command_and_loads_no_server() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["audit", "log"],
+        ["backup", "here.tar"],
         ["serve", "--workers", "0"],
         ["serve", "--nodes", "2"],
         ["config", "replay"],
@@ -59,7 +70,7 @@ def test_every_command_tells_of_both_options_and_of_itself() -> None:
         below = shown.stdout.partition("Commands:\n")[2].splitlines()
         return 1 + sum(walk([*words, line.split()[0]]) for line in below)
 
-    assert walk([]) == 28
+    assert walk([]) == 37
 
 
 def test_the_options_stand_before_or_behind_a_command(site: Site) -> None:

@@ -16,7 +16,10 @@ from tests.support.upstream import FakeUpstream
 from tests.support.waiting import wait_until
 from tests.support.wheels import make_wheel, write_wheel
 
-SETTINGS = {"log": {"format": "json"}, "groups": {"acme": {"projects": {"widgets": {}}}}}
+SETTINGS = {
+    "log": {"format": "json"},
+    "groups": {"acme": {"policy": {"shadow_upstream": "developer"}, "projects": {"widgets": {}}}},
+}
 CLIENTS = pytest.mark.parametrize("tool", ["pip", "uv"])
 
 

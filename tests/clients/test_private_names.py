@@ -46,6 +46,7 @@ def acme() -> dict[str, object]:
             "acme": {
                 "id": 7,
                 "members": {"reader": "reporter"},
+                "policy": {"shadow_upstream": "developer"},
                 "projects": {
                     "widgets": {"id": 42},
                     "sandbox": {"members": {"dev": "developer"}},
@@ -71,6 +72,7 @@ def build(public: FakeUpstream, server: OverlayServer, directory: Path) -> Site:
     ]
     uploader = Client(directory / "uploader")
     succeeded(uploader.uv_publish(f"{server.url}/acme/widgets/", "__token__", writer, *files))
+    public.reset_requests()
     return Site(server, public, server.token_for_user("reader", "read_api"), writer)
 
 

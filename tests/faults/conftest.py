@@ -22,7 +22,19 @@ T = TypeVar("T")
 HOLD_BACK = 64 << 10
 TOKEN = "an-owner-token-of-the-tests-1"
 GROUPS: dict[str, Any] = {
-    "groups": {"acme": {"visibility": "public", "projects": {"widgets": {}, "sandbox": {}}}}
+    "groups": {
+        "acme": {
+            "visibility": "public",
+            "projects": {"widgets": {}, "sandbox": {}},
+            "groups": {
+                "closed": {
+                    "visibility": "public",
+                    "policy": {"forward": False},
+                    "projects": {"gears": {}},
+                }
+            },
+        }
+    }
 }
 
 

@@ -83,7 +83,7 @@ async def _serve(data_dir: str, index_url: str) -> None:
         now=_now,
     )
     cache = Database(layout.cache_database, locks, name="cache")
-    files = Files(layout, locks, cache, {"pypi": upstream}, CacheSettings(), _now, metrics.cache)
+    files = Files(layout, locks, cache, {"pypi": upstream}, CacheSettings(), _now, metrics.cache, frozenset)
     while line := await asyncio.to_thread(sys.stdin.buffer.readline):
         done = await _download(files, msgspec.json.decode(line, type=FileRecord))
         sys.stdout.buffer.write(msgspec.json.encode(done) + b"\n")

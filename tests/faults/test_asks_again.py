@@ -29,11 +29,12 @@ class Case:
     content: bytes
 
     def publish(self) -> None:
-        published(self.server, *make_wheel(self.name, "1.0"))
+        """Where nothing is forwarded: there nobody has to wait until an upstream says whether it has the name."""
+        published(self.server, *make_wheel(self.name, "1.0"), project="acme/closed/gears")
 
     def publish_and_delete(self) -> None:
         self.publish()
-        target = f"/api/v1/packages/acme%2Fwidgets/{self.name}"
+        target = f"/api/v1/packages/acme%2Fclosed%2Fgears/{self.name}"
         done = Wire(self.server.url).send("DELETE", target, token=TOKEN)
         assert done.status == 204, done
 

@@ -1,4 +1,4 @@
-"""Dependency confusion (protocol 2.1 and 7: T-CONF1, T-CONF3, T-CONF4, T-CONF7, T-CONF9) on every route."""
+"""Dependency confusion (protocol 2.1 and 7: T-CONF1 to T-CONF4, T-CONF7, T-CONF9) on every route."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.wheels import make_wheel
+from tests.web import forms
 from tests.web.house import House, Stored
 from tests.web.wire import HTML, JSON, Answer
 
@@ -135,6 +136,62 @@ def test_T_CONF1_a_higher_public_version_of_a_private_name_is_nowhere(
     house: House, attacked: tuple[Stored, Stored]
 ) -> None:
     assert_shadowed(house, attacked[1])
+
+
+def upload(house: House, project: str, stored: Stored, user: str, version: str = "1.0") -> Answer:
+    """Publish a wheel of a name as a user."""
+    filename, content = make_wheel(stored.name, version)
+    return house.upload(project, forms.upload(filename, content), token=house.tokens[user])
+
+
+def shadowed(house: House, name: str) -> tuple[object, object]:
+    """What the audit's first upload of a name and the list of claims say of upstreams."""
+    listed = house.wire.get(f"/api/v1/audit?name={name}", token=house.owner).json["items"]
+    first = [event["detail"] for event in listed if event["action"] == "file.upload"][-1]
+    claims = house.wire.get("/api/v1/claims?tenant=open&per_page=100", token=house.owner).json["items"]
+    (claim,) = [item for item in claims if item.get("name") == name]
+    return first.get("shadows"), claim.get("shadows")
+
+
+def test_T_CONF2_a_public_name_is_taken_over_by_a_maintainer_alone_and_not_in_silence(house: House) -> None:
+    public = house.offer()
+    refused = upload(house, "open/tools", public, "dan")
+    told = f"{public.name} exists on pypi; a maintainer of open must publish it first"
+    assert (refused.status, refused.reason) == (403, told)
+    assert told in refused.text
+    assert word(house.wire.get(f"/open/simple/{public.name}/")) == "upstream"
+    assert upload(house, "open/tools", public, "alice").status == 201
+    assert word(house.wire.get(f"/open/simple/{public.name}/")) == "private"
+    house.upstream.reset_requests()
+    assert upload(house, "open/tools", public, "dan", "1.1").status == 201, "it is claimed now"
+    assert house.upstream.requests() == []
+    assert shadowed(house, public.name) == ("pypi", "pypi")
+
+
+def test_T_CONF2_a_name_that_no_upstream_has_is_anybodys(house: House) -> None:
+    new = house.wheel(house.name())
+    assert upload(house, "open/tools", new, "dan").status == 201
+    assert len(house.upstream.asked_for(new.name)) == 1
+    assert shadowed(house, new.name) == (None, None)
+
+
+@pytest.mark.parametrize("project", ["vault/safe", "open/tools"])
+def test_T_CONF2_a_name_that_is_reserved_or_not_forwarded_is_asked_of_nobody(
+    house: House, project: str
+) -> None:
+    new = house.wheel(house.name() if project == "vault/safe" else f"open-{house.name()}")
+    filename, content = make_wheel(new.name, "1.0")
+    assert house.upload(project, forms.upload(filename, content), token=house.owner).status == 201
+    assert house.upstream.asked_for(new.name) == []
+
+
+def test_T_CONF2_where_the_upstream_gives_no_answer_the_audit_says_unchecked(house: House) -> None:
+    public = offer_unavailable(house)
+    try:
+        assert upload(house, "open/tools", public, "dan").status == 201
+    finally:
+        house.upstream.clear_faults()
+    assert shadowed(house, public.name) == ("unchecked", "unchecked")
 
 
 def test_T_CONF3_nor_after_the_private_file_release_or_package_is_deleted(

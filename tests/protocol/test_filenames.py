@@ -52,7 +52,8 @@ VECTORS = [
     Vector(f"{{}}-bar-1.0-{WHEEL}", uploaded=False, listed=None),
     Vector("{}_bar-1.0-py3-none-any.WHL", uploaded=False, listed=None),
     Vector("{}_bar-1.0.TAR.GZ", uploaded=False, listed=None),
-    Vector("{}_bar-1.0.tar.bz2", uploaded=False, listed=True),
+    # Only where `file_types` asks for others.
+    Vector("{}_bar-1.0.tar.bz2", uploaded=False, listed=False),
     Vector("../{}_bar-1.0.tar.gz", uploaded=False, listed=False),
     Vector(f"\u212a{{}}_bar-1.0-{WHEEL}", uploaded=False, listed=False),
     Vector("{}_bar-1.0\n.tar.gz", uploaded=False, listed=False),

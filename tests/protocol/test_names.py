@@ -177,6 +177,7 @@ def test_T_NAME1_a_claimed_name_is_claimed_in_every_spelling_and_never_asked_ups
     assert callable(change)
     mine = house.publish("open/tools", f"{house.name()}-the-core")
     house.upstream.add_file(mine.name, mine.filename, mine.content)
+    house.upstream.reset_requests()
     spelled = change(mine.name)
     answer = house.wire.get(f"/open/gear/simple/{spelled}/")
     assert (answer.status, answer["Location"]) == (301, f"../{mine.name}/")

@@ -85,10 +85,13 @@ TRAPS: tuple[Trap, ...] = (
         "T-CONF2",
         "A name that was public before its first private upload is not taken over in silence.",
         (
+            "protocol/test_confusion.py::test_T_CONF2_a_public_name_is_taken_over_by_a_maintainer_alone_and_not_in_silence",
+            "protocol/test_confusion.py::test_T_CONF2_where_the_upstream_gives_no_answer_the_audit_says_unchecked",
+            "protocol/test_confusion.py::test_T_CONF2_a_name_that_is_reserved_or_not_forwarded_is_asked_of_nobody",
+            "domain/test_admit.py::test_T_CONF2_the_first_publication_of_a_public_name_takes_a_role",
             "web/test_simple.py::test_a_name_that_upstream_answered_is_private_as_soon_as_it_is_published",
             "web/test_matrix.py::test_a_reserved_name_is_claimed",
         ),
-        not_yet="shadow_upstream (a role for such a first publication, and its audit)",
     ),
     Trap(
         "T-CONF3",
@@ -113,8 +116,12 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "T-CONF5",
         "A public local version does not stand in for a private one where both are served together.",
-        (),
-        not_yet="merge (until then a private name is never joined with a public one: T-CONF1)",
+        (
+            "domain/test_pages.py::test_T_CONF5_a_version_that_equals_a_private_one_but_for_its_local_part_is_shadowed",
+            "index/test_merged.py::test_T_CONF5_a_public_local_version_does_not_stand_in_for_a_private_one",
+            "protocol/test_merging.py::test_T_CONF5_a_public_local_version_of_a_private_one_is_on_no_route",
+            "protocol/test_merging.py::test_T_CONF5_nor_where_the_private_version_is_out_of_sight",
+        ),
     ),
     Trap(
         "T-CONF6",
@@ -126,6 +133,8 @@ TRAPS: tuple[Trap, ...] = (
             "cache/test_files.py::test_wrong_bytes_are_never_read_whole_and_never_kept",
             "cache/test_pages.py::test_T_CONF6_files_that_a_newer_page_names_with_another_digest_are_told",
             "index/test_changed.py::test_T_CONF6_a_file_that_its_upstream_replaced_is_recorded_once",
+            "domain/test_pages.py::test_T_CONF6_a_filename_that_is_private_is_shadowed_whatever_its_version",
+            "protocol/test_merging.py::test_T_CONF6_other_bytes_of_a_private_filename_are_served_nowhere",
         ),
     ),
     Trap(
@@ -158,6 +167,8 @@ TRAPS: tuple[Trap, ...] = (
         (
             "protocol/test_confusion.py::test_T_CONF9_every_route_gives_the_same_decision",
             "protocol/test_confusion.py::test_T_CONF9_what_is_refused_is_asked_of_nobody",
+            "properties/test_decision_table.py::test_T_CONF9_every_route_says_what_the_policy_says",
+            "properties/test_decision_table.py::test_T_CONF9_so_it_does_in_every_spelling_and_by_every_method",
             "properties/test_claimed_names.py::test_every_route_asks_for_a_name_if_and_only_if_it_is_free",
             "web/test_json_api.py::test_T_CONF9_a_claimed_name_is_claimed_for_the_json_api_too",
             "web/test_own_page.py::test_only_the_project_s_own_files_count_and_no_upstream_is_asked",
@@ -420,8 +431,11 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "T-HOMO",
         "A private name that looks like a public one is warned of.",
-        (),
-        not_yet="warnings of look-alike names",
+        (
+            "web/test_shadowing.py::test_T_HOMO_a_first_publication_is_warned_of_public_names_that_look_alike",
+            "web/test_shadowing.py::test_T_HOMO_names_of_the_tenant_are_warned_of_where_the_caller_may_read_them",
+            "web/test_shadowing.py::test_T_HOMO_nobody_is_asked_for_a_look_alike",
+        ),
     ),
     Trap(
         "T-DOS",
@@ -445,6 +459,7 @@ TRAPS: tuple[Trap, ...] = (
             "protocol/test_upstream_traffic.py::test_T_YANK_an_upstream_that_hides_behind_trouble_does_not_keep_an_old_page_alive",
             "cache/test_pages.py::test_too_old_a_page_is_not_shown",
             "web/test_files.py::test_a_project_that_its_upstream_quarantined_gives_no_file_also_no_cached_one",
+            "web/test_admin_held.py::test_a_removed_file_is_refused_with_a_sentence_until_a_command_releases_it",
         ),
     ),
     Trap(
@@ -505,7 +520,7 @@ TRAPS: tuple[Trap, ...] = (
         "A quarantined project is 200 without files, and its files are refused.",
         (
             "clients/test_upstreams.py::test_a_quarantined_project_fails_also_where_its_files_are_cached",
-            "domain/test_screen.py::test_a_quarantined_project_offers_no_file_and_says_which_and_why",
+            "domain/test_screen.py::test_offers_no_file_and_says_which_and_why",
             "index/test_quarantine.py::test_a_quarantined_package_is_private_and_empty_though_an_upstream_has_the_name",
         ),
     ),
@@ -751,7 +766,7 @@ TRAPS: tuple[Trap, ...] = (
         "One function decides for every route, by one canonicaliser.",
         (
             "properties/test_claimed_names.py::test_every_route_asks_for_a_name_if_and_only_if_it_is_free",
-            "domain/test_decide.py::test_only_a_name_that_nobody_owns_is_ever_asked_upstream",
+            "domain/test_decide.py::test_only_a_name_that_nobody_owns_or_that_is_merged_is_ever_asked_upstream",
         ),
     ),
     Trap(
@@ -759,7 +774,7 @@ TRAPS: tuple[Trap, ...] = (
         "A claimed name is 451: at 404 uv goes on, and a 403 it takes for credentials.",
         (
             "clients/test_private_names.py::test_uv_stops_at_the_refusal_also_with_the_public_index_as_a_second_one",
-            "clients/test_policies.py::test_denied_and_reserved_names_fail_in_uv_with_the_reason",
+            "clients/test_refusals.py::test_uv_shows_the_reason_of_a_451_and_goes_by_any_other_status",
             "protocol/test_confusion.py::test_T_CONF9_every_route_gives_the_same_decision",
         ),
     ),

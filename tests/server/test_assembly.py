@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from proxy.identity import tokens
 from proxy.identity.tokens import TokenKind
 from proxy.index.instance import Instance
 from proxy.registry import namespaces
-from proxy.server.assembly import admit_owner, close_instance, open_instance
+from proxy.server.assembly import admit_owner, close_instance, note_configuration, open_instance
+from proxy.storage.audit import Wanted, events
 from proxy.storage.tables import tokens as token_rows
 from tests.registry.making import CONFIG, NOW, WIDGETS, Clock, publish, snapshot_of, wheel
 
@@ -116,3 +119,44 @@ def test_the_owner_token_is_written_before_it_counts(tmp_path: Path) -> None:
     assert owners() == ["owner"]
     assert admit_owner(instance, None) is None
     close(instance)
+
+
+def audited(instance: Instance) -> list[tuple[object, object]]:
+    """Action and detail of every event, the newest first."""
+    found = instance.registry.read_now(partial(events, wanted=Wanted(), limit=100))
+    assert {str(event["who"]) for event in found} <= {"{'kind': 'owner', 'id': None, 'user': 'start'}"}
+    return [(event["action"], event["detail"]) for event in found]
+
+
+def test_a_start_with_another_configuration_stands_in_the_audit(tmp_path: Path) -> None:
+    for digest, count in (("one", 1), ("one", 1), ("two", 2), ("one", 3)):
+        snapshot = replace(snapshot_of(CONFIG, tmp_path), digest=digest)
+        instance = open_instance(snapshot, serving=True, now=Clock())
+        note_configuration(instance)
+        found = audited(instance)
+        close(instance)
+        assert len(found) == count
+    assert [(action, detail["before"], detail["after"]) for action, detail in found] == [  # type: ignore[index]  # a mapping
+        ("config.start", "two", "one"),
+        ("config.start", "one", "two"),
+        ("config.start", None, "one"),
+    ]
+
+
+def test_a_start_that_moves_namespaces_or_makes_tokens_says_so_in_the_audit(tmp_path: Path) -> None:
+    instance = opened(tmp_path)
+    publish(instance.registry, WIDGETS, wheel("gears", "1.0"))
+    close(instance)
+    acme = CONFIG["groups"]["acme"]
+    groups = {**CONFIG["groups"], "umbrella": acme | {"aliases": ["acme"]}}
+    del groups["acme"]
+    moving = opened(tmp_path, {**CONFIG, "groups": groups}, serving=True)
+    assert ("namespace.move", {"from": WIDGETS}) in audited(moving)
+    admit_owner(moving, None)
+    [(action, detail), *_] = audited(moving)
+    assert (action, detail) == ("token.create", {"id": 1, "kind": "owner", "name": tokens.FIRST_NAME})
+    admit_owner(moving, "a-preset-token-of-the-operator-1234567890")
+    admit_owner(moving, "another-preset-token-of-the-operator-0123")
+    close_actions = [action for action, _ in audited(moving)][:3]
+    close(moving)
+    assert close_actions == ["token.create", "token.revoke", "token.create"]

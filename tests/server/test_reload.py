@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from proxy.domain.access import OPERATOR
 from proxy.errors import ConfigError, Problem, StoreUnavailable
 from proxy.index.crew import Reloaded
 from proxy.index.instance import Running
 from proxy.registry import namespaces
 from proxy.server.assembly import another_instance, close_instance, open_instance, retire_instance, switch
 from proxy.server.control import order_reload, taking_orders
+from proxy.storage.audit import By
 from proxy.storage.board import new_serial
 from proxy.storage.layout import Layout
 from tests.registry.making import CONFIG, WIDGETS, Clock, publish, snapshot_of, wheel
@@ -89,6 +91,34 @@ def test_both_workers_go_over_before_the_command_returns(two: OverlayServer, pub
     assert status["config"]["loaded_at"] > status["started_at"]
 
 
+def test_who_had_a_configuration_loaded_stands_in_the_audit(two: OverlayServer, public: FakeUpstream) -> None:
+    def events(action: str) -> list[dict[str, Any]]:
+        found = Wire(two.url).get("/api/v1/audit?per_page=100&since=1h", token=PRESET).json["items"]
+        return [event for event in found if event["action"] == action]
+
+    first = Wire(two.url).get("/api/v1/status", token=PRESET).json["config"]["digest"]
+    before = len(events("config.reload"))
+    two.configure(base_config(public) | group("apex", aliases=["acme"]))
+    two.reload()
+    [by_api, *_] = events("config.reload")
+    assert (by_api["who"]["kind"], by_api["address"], by_api["namespace"]) == ("owner", "127.0.0.1", None)
+    assert by_api["request_id"]
+    assert by_api["detail"]["before"] == first != by_api["detail"]["after"]
+    [moved, *_] = [event for event in events("namespace.move") if event["namespace"] == "apex/widgets"]
+    assert (moved["detail"], moved["who"]) == ({"from": "acme/widgets"}, by_api["who"])
+    two.configure(base_config(public) | BEGINNING)
+    assert two.run("config", "reload").returncode == 0
+    [by_command, *rest] = events("config.reload")
+    assert by_command["who"] == {"kind": "owner", "id": None, "user": "operator"}
+    assert by_command["detail"]["before"] == by_api["detail"]["after"]
+    two.reload_by_signal()
+    [by_signal, *_] = wait_until(
+        lambda: found if len(found := events("config.reload")) > before + 2 else [], what="the reload"
+    )
+    assert by_signal["who"]["user"] == "SIGHUP"
+    assert len(rest) == before + 1
+
+
 FAULTY = {"polcy": {}, "groups": {"acme": {"visibility": "secret"}}}
 
 
@@ -148,6 +178,8 @@ def test_packages_move_with_their_namespace_and_no_answer_is_wrong_meanwhile(
     wire = Wire(two.url)
     made = upload(*make_wheel("gears", "1.0"))
     wire.send("POST", "/acme/widgets", token=PRESET, headers=FORM_TYPE, body=made)
+    # Its first publication asks whether it takes a public name.
+    public.reset_requests()
     stop = threading.Event()
     wrong: list[tuple[int, str]] = []
     reads = [0]
@@ -311,7 +343,7 @@ def test_a_request_waits_for_the_moment_between_two_configurations(tmp_path: Pat
         waiting = asyncio.create_task(running.in_force())
         await asyncio.sleep(0)
         assert not waiting.done()
-        switch(second)
+        switch(second, first.snapshot, By(OPERATOR, first.now()))
         assert await waiting is second
         with running.used(first):
             assert running.retire() == [first]
@@ -331,7 +363,7 @@ def test_a_refused_switch_leaves_the_one_before_in_force_and_the_data_as_they_we
         second = another_instance(first, snapshot_of({**CONFIG, "groups": {}}, tmp_path), new_serial())
         running.prepare(second)
         with pytest.raises(ConfigError, match="is gone but holds 1 package"):
-            switch(second)
+            switch(second, first.snapshot, By(OPERATOR, first.now()))
         assert running.instance is first
         assert first.registry.read_now(lambda c: namespaces.is_settled(c, first.snapshot.tree))
         assert running.retire() == [second]

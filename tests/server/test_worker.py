@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -19,7 +20,7 @@ import pytest
 import trustme
 
 from proxy.observe.logs import make_logger
-from proxy.server.worker import watched
+from proxy.server.worker import once_ended, watched
 from tests.server.conftest import LONELY, PRESET, Start, Unconfigured, await_log
 from tests.support.clients import Client, installed
 from tests.support.forked import ForkedServer
@@ -60,6 +61,27 @@ async def test_background_work_that_breaks_off_is_told_and_hinders_nobody() -> N
     await watched(work(), make_logger("text", "info", said))
     assert "background work broke off" in said.getvalue()
     assert "RuntimeError: a bug" in said.getvalue()
+
+
+async def test_what_takes_the_place_of_cancelled_work_begins_once_that_has_let_go() -> None:
+    told = []
+
+    async def hold() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0.01)
+            told.append("released")
+
+    async def work() -> None:
+        told.append("begun")
+
+    before = [asyncio.create_task(hold())]
+    await asyncio.sleep(0)
+    before[0].cancel()
+    await once_ended(before, work)
+    await once_ended([], work)
+    assert told == ["released", "begun", "begun"]
 
 
 @pytest.fixture

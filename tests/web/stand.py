@@ -23,11 +23,13 @@ import uvloop
 
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load
+from proxy.domain.access import OPERATOR
 from proxy.identity import tokens
 from proxy.identity.tokens import TokenKind
 from proxy.index.instance import Instance, Running
 from proxy.observe.logs import make_logger
 from proxy.server.assembly import another_instance, close_instance, open_instance, retire_instance, switch
+from proxy.storage.audit import By
 from proxy.storage.board import new_serial
 from proxy.web.app import build
 from proxy.web.finished import FINISHED, Finished
@@ -198,7 +200,7 @@ class Stand:
         """Put the configuration into force anew, with other keys at the top."""
         instance = another_instance(self.instance, self._snapshot(changed), new_serial())
         self.call(lambda: self.running.prepare(instance))
-        switch(instance)
+        switch(instance, self.instance.snapshot, By(OPERATOR, self._now()))
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.time(), UTC)

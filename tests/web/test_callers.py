@@ -20,7 +20,7 @@ import pytest_asyncio
 from aiohttp.test_utils import make_mocked_request
 from sqlalchemy import event
 
-from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Scope
+from proxy.domain.access import ANONYMOUS, OPERATOR, Caller, CallerKind, Scope
 from proxy.domain.namespaces import NamespacePath
 from proxy.errors import NotAuthenticated, Outdated
 from proxy.identity import management, tokens
@@ -306,7 +306,7 @@ async def test_who_is_unknown_under_a_replaced_configuration_is_asked_anew_and_n
     assert (await Callers(before).identify(make_mocked_request("GET", "/", headers=header))).homes == (
         "acme",
     )
-    switch(after)
+    switch(after, before.snapshot, By(OPERATOR, instance.now()))
     with pytest.raises(Outdated):
         await Callers(before).identify(make_mocked_request("GET", "/", headers=header))
     found = await Callers(after).identify(make_mocked_request("GET", "/", headers=header))

@@ -54,6 +54,7 @@ def test_it_is_html_whatever_is_asked_for(house: House, accept: str) -> None:
 
 def test_only_the_project_s_own_files_count_and_no_upstream_is_asked(house: House) -> None:
     offered, elsewhere, unknown = house.offer(), house.publish("open/gear"), house.name()
+    house.upstream.reset_requests()
     for name in (offered.name, elsewhere.name, unknown, "evil-x", "open-x", "acme-x"):
         answer = look(house, f"/{PROJECT}", name, token=house.owner)
         assert (answer.status, answer.reason) == (404, f"open/tools has no files of {name}")

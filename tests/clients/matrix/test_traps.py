@@ -218,8 +218,8 @@ def test_pip_goes_on_where_a_transfer_broke_off(site: Site, person: Client) -> N
 
 def test_uv_takes_credentials_from_netrc_because_every_path_asks_for_them(site: Site, person: Client) -> None:
     """Known or not, private or public: an anonymous 200 or 404 would leave uv with the public package."""
-    site.upstream.add_file("mine-alone", *make_wheel("mine-alone", "99.0"))
     publish(site, "mine-alone", "1.0")
+    site.upstream.add_file("mine-alone", *make_wheel("mine-alone", "99.0"))
     write_netrc(person.home, "127.0.0.1", USER, site.token("acme"))
     client = installer(person, "uv")
     assert isinstance(client, Uv)
@@ -256,8 +256,8 @@ def test_poetry_reads_the_names_of_the_root_list_in_both_its_forms(site: Site, p
 
 def test_no_answer_of_ours_keeps_pip_from_a_second_index(site: Site, person: Client) -> None:
     """Which is why the documentation says: one index-url. With it alone the private package is installed."""
-    site.upstream.add_file("two-indexes", *make_wheel("two-indexes", "99.0"))
     publish(site, "two-indexes", "1.0")
+    site.upstream.add_file("two-indexes", *make_wheel("two-indexes", "99.0"))
     login = site.index(user=USER, password=site.token("acme"))
     client = installer(person, NEWEST_PIP)
     succeeded(client.install(login, "--extra-index-url", site.upstream.index_url, "two-indexes"))
