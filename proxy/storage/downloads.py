@@ -26,7 +26,6 @@ from itertools import groupby, islice
 from typing import NamedTuple, TypeAlias
 
 import msgspec
-from msgspec.structs import astuple
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
 
 from proxy.domain.moments import iso
@@ -61,8 +60,8 @@ _AT_ONCE = 500
 _log = logging.getLogger(__name__)
 
 
-class Fetched(msgspec.Struct, frozen=True, array_like=True, eq=False, gc=False):
-    """A file as it was fetched. Each is itself alone: to compare what it holds would cost more than all the rest.
+class Fetched(NamedTuple):
+    """A file as it was fetched.
 
     Attributes:
         sha256: None where the upstream names none and its content was not at hand.
@@ -358,9 +357,8 @@ def join_old(database: Database, now: datetime) -> int:
     joined = 0
     for group in _groups(database.read_now(partial(_small, before=now - _OLD))):
         counted: Counter[_Alike] = Counter()
-        same: dict[tuple[object, ...], Fetched] = {}
         for content in database.read_now(partial(_contents, group=group)):
-            counted.update(_counted(_decoded(content), same))
+            counted.update(_counted(_decoded(content)))
         database.change_now(partial(_put_for, encoded=_encoded(counted.items()), group=group))
         joined += len(group)
     return joined
@@ -394,13 +392,11 @@ def _groups(small: Iterable[tuple[int, datetime, int]]) -> Iterator[list[int]]:
             yield group
 
 
-def _counted(batch: _Batch, same: dict[tuple[object, ...], Fetched]) -> dict[_Alike, int]:
-    """What a batch holds; `same` has one of those files that are alike, and gets the others."""
-    files = [same.setdefault(astuple(file), file) for file in batch.files]
-    counted: Counter[_Alike] = Counter()
-    for offset, file, client, times in batch.entries:
-        counted[files[file], batch.clients[client], batch.begins + offset] += times
-    return counted
+def _counted(batch: _Batch) -> dict[_Alike, int]:
+    return {
+        (batch.files[file], batch.clients[client], batch.begins + offset): times
+        for offset, file, client, times in batch.entries
+    }
 
 
 def _put_for(change: Change, *, encoded: _Encoded, group: Sequence[int]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import msgspec
 from aiohttp import web
 
 from proxy.domain.access import Caller
@@ -121,7 +120,7 @@ def note_content(request: web.Request, sha256: str | None) -> None:
     """Note the digest of the file that is served, of which its page may have named none; None: not known yet."""
     subject = request.get(SUBJECT)
     if subject is not None and subject.fetched is not None:
-        request[SUBJECT] = replace(subject, fetched=msgspec.structs.replace(subject.fetched, sha256=sha256))
+        request[SUBJECT] = replace(subject, fetched=subject.fetched._replace(sha256=sha256))
 
 
 def _subject(asked: Asked, warned: tuple[Warned, ...]) -> Subject:

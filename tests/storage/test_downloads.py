@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 from sqlalchemy import func, select
 
@@ -84,7 +83,7 @@ def test_the_root_and_unknown_addresses_are_told_as_such(cache: Database) -> Non
     write(
         cache,
         (
-            msgspec.structs.replace(file_of("widgets"), asked_at=NamespacePath(""), sha256=None),
+            file_of("widgets")._replace(asked_at=NamespacePath(""), sha256=None),
             NOBODY,
             SECOND,
         ),
@@ -160,6 +159,18 @@ def test_what_cannot_be_written_waits_and_is_bounded(
     rename(cache, "elsewhere", "download_batches")
     asyncio.run(downloads.flush())
     assert len(found(cache, "widgets")) == 3
+
+
+def test_what_is_alike_is_one_entry_whoever_noted_it(cache: Database) -> None:
+    write(
+        cache, *[(file_of("widgets"), ALICE, SECOND) for _ in range(3)], (file_of("widgets"), NOBODY, SECOND)
+    )
+    [content] = cache.read_now(
+        lambda connection: connection.execute(select(download_batches.c.content)).scalars().all()
+    )
+    batch = module._decoded(content)
+    assert (len(batch.files), sorted(entry[3] for entry in batch.entries)) == (1, [1, 3])
+    assert len(found(cache, "widgets")) == 4
 
 
 def test_a_name_is_found_among_those_whose_hashes_meet(
