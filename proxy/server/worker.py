@@ -82,6 +82,9 @@ _SWEEP = "sweep"
 """The lock of whoever looks."""
 _BACKLOG = 1024
 """Connections that the system may hold until they are accepted."""
+_GARBAGE = 20_000
+"""Objects that may come to be before Python looks for garbage among them. At its own 700 it looks whenever some
+hundred answers wait to be told of, and soon at every answer that is kept."""
 OWNER_TOKEN = "PYPI_OVERLAY_OWNER_TOKEN"  # noqa: S105 - the variable's name, not a secret
 
 
@@ -275,6 +278,7 @@ def _run(serving: Coroutine[None, None, None]) -> None:
     # What was made so far stays for good. To walk over all of it in search of garbage, as Python does now and
     # then, would hold up every request for 50 ms. Nor is it done once here: starting leaves hardly any.
     gc.freeze()
+    gc.set_threshold(_GARBAGE, *gc.get_threshold()[1:])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)
 
