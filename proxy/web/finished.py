@@ -61,7 +61,7 @@ _FETCHED = 400
 """Bytes that it takes besides where it is a file's."""
 _HEAD = 550
 """Bytes that a kept head takes beside its own and what the log tells of it."""
-_SEEN = 1 << 17
+_PLACES = (1 << 17) - 1
 _LAST = 0xFFFFFFFF
 
 _OWN = frozenset({"etag", "content-length", "date"})
@@ -289,7 +289,7 @@ class Finished:
         self._answers: OrderedDict[_Key, Answer] = OrderedDict()
         self._files: OrderedDict[Answer, None] = OrderedDict()
         self._shared: dict[bytes, bytes] = {}
-        self._seen = bytearray(_SEEN)
+        self._seen = bytearray(_PLACES + 1)
         self._size = 0
         self._files_size = 0
         self._heads_size = 0
@@ -469,14 +469,16 @@ class Finished:
     def _was_seen(self, data: bytes) -> bool:
         """Whether such a head came before, not long ago; it counts as seen from now on.
 
-        Of a head one byte is remembered, in the place of another's: once in some hundred cases a new one passes for
-        known, which does no harm.
+        Of a head one byte is remembered, at two places, in the place of others': once in some hundred cases a new
+        one passes for known, which does no harm. With one place, two heads that come by turns could hide each other
+        for ever.
         """
         mixed = hash(data)
-        place, sign = mixed & (_SEEN - 1), (mixed >> 17) & 0xFF
-        if self._seen[place] == sign:
+        sign, one, other = mixed & 0xFF, (mixed >> 8) & _PLACES, (mixed >> 32) & _PLACES
+        seen = self._seen
+        if seen[one] == sign or seen[other] == sign:
             return True
-        self._seen[place] = sign
+        seen[one] = seen[other] = sign
         return False
 
     def _keep_head(self, data: bytes, kept: Kept) -> None:

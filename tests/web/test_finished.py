@@ -431,6 +431,20 @@ def test_what_is_counted_is_what_it_takes(shelf: Shelf, header: str, length: int
     assert 0.7 < taken / shelf.finished.size < 1.1
 
 
+def test_heads_that_come_by_turns_do_not_hide_each_other(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PLACES", (1 << 11) - 1)
+    shelf.finished = Finished(shelf.board, shelf.known.get, shelf.sight, lambda: shelf.now)
+    heads = [asked("/simple/x/", f"User-Agent: {number}") for number in range(300)]
+    shelf.answer(heads[0])
+    for _ in range(6):
+        for head in heads:
+            shelf.ask(head)
+    known = sum(shelf.finished.by_head(head, "") is not None for head in heads)
+    assert known > 290
+
+
 def test_ids_begin_anew_when_their_numbers_are_used_up(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.answer(asked())
     monkeypatch.setattr(module, "_LAST", 3)
