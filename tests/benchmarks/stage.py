@@ -78,15 +78,7 @@ class Stage:
         `more` are further keys at the top of its configuration.
         """
         directory = self.directory / f"server-{next(self._numbers)}"
-        upstreams = {"pypi": {"index_url": self.upstream.index_url, "file_hosts": [self.upstream.host]}}
-        config = {
-            "server": {"workers": workers},
-            "upstreams": upstreams,
-            "users": {"load": {}},
-            "cache": {"fresh_for": "1d"},
-            **more,
-        }
-        server = OverlayServer(config, directory)
+        server = OverlayServer(self._config(workers, **more), directory)
         with pinned(SERVER_CORE):
             server.start()
         try:
@@ -97,6 +89,21 @@ class Stage:
         finally:
             server.stop()
             shutil.rmtree(directory, ignore_errors=True)
+
+    def reconfigure(self, server: OverlayServer, **more: Any) -> None:
+        """Have a `fresh` server of one worker go on with further keys at the top of its configuration."""
+        server.configure(self._config(1, **more))
+        server.reload()
+
+    def _config(self, workers: int, **more: Any) -> dict[str, Any]:
+        upstreams = {"pypi": {"index_url": self.upstream.index_url, "file_hosts": [self.upstream.host]}}
+        return {
+            "server": {"workers": workers},
+            "upstreams": upstreams,
+            "users": {"load": {}},
+            "cache": {"fresh_for": "1d"},
+            **more,
+        }
 
     def file(self, server: OverlayServer, name: str, filename: str) -> str:
         """The path of a file on our server, as its page has it."""

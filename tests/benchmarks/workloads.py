@@ -97,28 +97,38 @@ def warm_wheel(stage: Stage) -> list[Row]:
 
 
 def downloads(stage: Stage) -> list[Row]:
-    """What it costs to record who fetched a wheel: one client, and many of whom no two are alike."""
+    """What it costs to record who fetched what: one wheel, one by many clients, and wheels of which no two are alike.
+
+    One server that records and does not, by turns: two servers differ by more than what is sought, were they started
+    alike.
+    """
     rows = []
-    with (
-        stage.fresh() as recording,
-        stage.fresh(audit={"downloads": "0s"}) as forgetting,
-    ):
-        for name, text, count in (
-            ("downloads", "warm wheel, 30 KB, 64 conn., downloads recorded", 1),
-            ("downloads-clients", f"the same, {CLIENTS:,} clients with tokens", CLIENTS),
+    with stage.fresh() as server:
+        wheels = _many(stage, server)
+        for name, text, heads in (
+            ("downloads", "warm wheel, 30 KB, 64 conn., downloads recorded", _fetching(stage, server, 1)),
+            (
+                "downloads-clients",
+                f"the same, {CLIENTS:,} clients with tokens",
+                _fetching(stage, server, CLIENTS),
+            ),
+            ("downloads-wheels", f"{len(wheels):,} wheels, downloads recorded", wheels),
         ):
-            asked = [_fetching(stage, server, count) for server in (recording, forgetting)]
             took: list[tuple[float, float | None]] = []
             work: list[tuple[float, float]] = []
             errors = 0
-            for number in range(stage.runs + ROUNDS):
+            for number in range(stage.runs + 1):
                 pair = []
-                for server, heads in zip((recording, forgetting), asked, strict=True):
-                    pair.append(_worked(server, Job(port_of(server), heads, 64, stage.seconds)))
-                    errors += pair[-1][0].errors
-                if number >= ROUNDS:
-                    took.append((pair[0][0].rate, pair[1][0].rate))
-                    work.append((pair[0][1], pair[1][1]))
+                for kept in ("1d", "0s") if number % 2 else ("0s", "1d"):
+                    stage.reconfigure(server, audit={"downloads": kept})
+                    for _ in range(ROUNDS):
+                        errors += run(Job(port_of(server), heads, 8)).errors
+                    done, spent = _worked(server, Job(port_of(server), heads, 64, stage.seconds))
+                    errors += done.errors
+                    pair.append((kept == "0s", done.rate, spent))
+                (_, ours, spent), (_, beside, spent_beside) = sorted(pair)
+                took.append((ours, beside))
+                work.append((spent, spent_beside))
             row = _quotient(name, text, "/s", 0.95, took, "unrecorded", errors, at_least=True)
             micros = (median(one[0] for one in work), median(one[1] for one in work))
             # By turns: what else goes on is alike within a pair, not over all of them.
@@ -139,15 +149,24 @@ def _fetching(stage: Stage, server: OverlayServer, clients: int) -> list[str]:
     return [head(path, Authorization=f"Bearer {token}") for token in tokens]
 
 
-def many_wheels(stage: Stage) -> list[Row]:
-    """More wheels than fit into memory, in an order that no store likes."""
+def _many(stage: Stage, server: OverlayServer) -> list[str]:
+    """Heads for wheels that are all different, in an order that no store likes."""
     names = dict.fromkeys(name for name, _ in stage.corpus.many)
-    paths = {key: path for name in names for key, path in stage.files(stage.server, name).items()}
+    paths = {key: path for name in names for key, path in stage.files(server, name).items()}
+    return [head(paths[filename]) for filename in _shuffled(stage)]
+
+
+def _shuffled(stage: Stage) -> list[str]:
     filenames = [filename for _, filename in stage.corpus.many]
     random.Random("order").shuffle(filenames)
-    ours = [head(paths[filename]) for filename in filenames]
-    beside = [head(f"/{filename}") for filename in filenames]
-    text = f"{len(filenames):,} wheels, 30 KB, 64 conn."
+    return filenames
+
+
+def many_wheels(stage: Stage) -> list[Row]:
+    """More wheels than fit into memory."""
+    ours = _many(stage, stage.server)
+    beside = [head(f"/{filename}") for filename in _shuffled(stage)]
+    text = f"{len(ours):,} wheels, 30 KB, 64 conn."
     return [_rate(stage, "many-wheels", text, 0.35, ours, beside)]
 
 
