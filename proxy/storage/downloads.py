@@ -17,13 +17,13 @@ import hashlib
 import heapq
 import logging
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from itertools import groupby, islice
-from typing import NamedTuple, TypeAlias
+from functools import lru_cache, partial
+from itertools import count, groupby, islice, repeat
+from typing import NamedTuple, Self
 
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
@@ -45,10 +45,12 @@ EVERY = 5.0
 """Seconds after which what was gathered is written, at the latest."""
 
 _FULL = 4000
-"""Different entries that are written at once: to encode them takes some milliseconds."""
+"""Entries that are written at once: to encode them takes some milliseconds."""
 _MOST = 100_000
-"""Different entries that wait for a database that cannot be written; beyond them downloads are lost."""
+"""Entries that wait for a database that cannot be written; beyond them downloads are lost."""
 _LEVEL = 1
+_LIST = b"\xdd"
+"""Begins a list in msgpack (array 32); the number of its items follows in four bytes, and they."""
 _HASH = 4
 """Bytes of the hash of a name: of names that meet only the time of looking is lost."""
 _SMALL = 64 << 10
@@ -85,15 +87,32 @@ class Client(NamedTuple):
     address: str
 
 
-_Alike: TypeAlias = tuple[Fetched, Client, int]
-"""What is counted together; the last is the second of the epoch."""
+class Download(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A file that some caller fetches, ready to be written: who keeps it notes each time with hardly any work.
+
+    One is the same as another only if it is the other; each has counts of its own.
+    """
+
+    packed: bytes
+    called: bytes
+    client: Client
+
+    @classmethod
+    def of(cls, fetched: Fetched, client: Client) -> Self:
+        """Pack it, once for all times that it is fetched."""
+        return cls(msgspec.msgpack.encode(fetched), _hash(fetched.name), client)
 
 
 class _Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Some seconds of downloads. Entries: second after `begins`, places of file and client, how many."""
+    """Some seconds of downloads.
+
+    Attributes:
+        files: a list of `Fetched`.
+        entries: second after `begins`, places of file and client, how many.
+    """
 
     begins: int
-    files: list[Fetched]
+    files: msgspec.Raw
     clients: list[Client]
     entries: list[tuple[int, int, int, int]]
 
@@ -129,30 +148,41 @@ class Wanted:
 
 
 class Downloads:
-    """What this process has to write. `note` and `keep_written` belong to one event loop."""
+    """What this process has to write. `note`, `note_all` and `keep_written` belong to one event loop."""
 
     def __init__(self, database: Database) -> None:
         """Take the cache database, migrated."""
         self._database = database
-        self._waiting: dict[_Alike, int] = {}
+        self._waiting: dict[int, Counter[Download]] = {}
+        # Those that `note` made for what waits.
+        self._alike: dict[tuple[Fetched, Client], Download] = {}
+        self._encoded: list[_Encoded] = []
+        self._size = 0
         self._is_full = asyncio.Event()
         self._turn = asyncio.Lock()
         self._writing: asyncio.Task[None] | None = None
         self._lost = 0
 
     def note(self, fetched: Fetched, client: Client, second: int, times: int = 1) -> None:
-        """Remember that a file has left, so many times."""
-        alike = (fetched, client, second)
-        waiting = self._waiting
-        count = waiting.get(alike)
-        if count is not None:
-            waiting[alike] = count + times
-        elif len(waiting) < _MOST:
-            waiting[alike] = times
-            if len(waiting) >= _FULL:
-                self._is_full.set()
-        else:
-            self._lost += times
+        """Remember that a file has left in a second of the epoch, so many times."""
+        download = self._alike.get((fetched, client))
+        if download is None:
+            download = self._alike[fetched, client] = Download.of(fetched, client)
+        self.note_all({download: times}, second)
+
+    def note_all(self, downloads: Iterable[Download] | Mapping[Download, int], second: int) -> None:
+        """Remember what has left in a second of the epoch: each once, or so many times."""
+        if self._size >= _MOST:
+            self._lost += Counter(downloads).total()
+            return
+        counted = self._waiting.get(second)
+        if counted is None:
+            counted = self._waiting[second] = Counter()
+        before = len(counted)
+        counted.update(downloads)
+        self._size += len(counted) - before
+        if self._size >= _FULL:
+            self._is_full.set()
 
     async def keep_written(self) -> None:
         """Write what gathers, for ever."""
@@ -178,16 +208,13 @@ class Downloads:
         """
         async with self._turn:
             self._is_full.clear()
-            waiting, self._waiting = self._waiting, {}
-            left = list(waiting.items())
-            try:
-                while left:
-                    encoded = await asyncio.to_thread(_encoded, left[:_FULL])
-                    await self._database.change(encoded.insert)
-                    del left[:_FULL]
-            finally:
-                for (fetched, client, second), times in left:
-                    self.note(fetched, client, second, times)
+            self._alike = {}
+            if self._waiting:
+                waiting, self._waiting = self._waiting, {}
+                self._encoded.append(await asyncio.to_thread(_encoded, waiting))
+            while self._encoded:
+                await self._database.change(self._encoded[0].insert)
+                self._size -= self._encoded.pop(0).entries
         if self._lost:
             lost, self._lost = self._lost, 0
             _log.warning("%d downloads were not recorded: the database could not be written", lost)
@@ -195,13 +222,14 @@ class Downloads:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A batch on its way into the database."""
+    """A batch on its way into the database; `entries` were counted one by one before they were encoded."""
 
     begins: datetime
     ends: datetime
     downloads: int
     names: bytes
     content: bytes
+    entries: int
 
     def insert(self, change: Change) -> None:
         values = {
@@ -214,31 +242,38 @@ class _Encoded:
         change.connection.execute(insert(download_batches).values(values))
 
 
-def _encoded(counted: Iterable[tuple[_Alike, int]]) -> _Encoded:
-    """A batch of what was counted, which is something. For any thread."""
-    found = sorted(counted, key=_second)
-    begins, ends = found[0][0][2], found[-1][0][2]
-    files: dict[Fetched, int] = {}
-    clients: dict[Client, int] = {}
-    entries = [
-        (
-            second - begins,
-            files.setdefault(fetched, len(files)),
-            clients.setdefault(client, len(clients)),
-            times,
-        )
-        for (fetched, client, second), times in found
-    ]
-    content = msgspec.msgpack.encode(_Batch(begins, list(files), list(clients), entries))
+def _encoded(waiting: Mapping[int, Mapping[Download, int]]) -> _Encoded:
+    """A batch of what was counted, by seconds, which is something. For any thread."""
+    begins, ends = min(waiting), max(waiting)
+    files: defaultdict[bytes, int] = defaultdict(count().__next__)
+    clients: defaultdict[Client, int] = defaultdict(count().__next__)
+    names: set[bytes] = set()
+    entries: list[tuple[int, int, int, int]] = []
+    # Loops of the interpreter's own: thousands of entries a second come this way, none of them in the caches.
+    for second in sorted(waiting):
+        counted = waiting[second]
+        packed = [download.packed for download in counted]
+        callers = [download.client for download in counted]
+        names.update([download.called for download in counted])
+        places = map(files.__getitem__, packed), map(clients.__getitem__, callers)
+        entries.extend(zip(repeat(second - begins), *places, counted.values(), strict=False))
+    content = _Batch(
+        begins,
+        msgspec.Raw(_LIST + len(files).to_bytes(4) + b"".join(files)),
+        list(clients),
+        entries,
+    )
     return _Encoded(
         datetime.fromtimestamp(begins, UTC),
         datetime.fromtimestamp(ends, UTC),
-        sum(times for _, times in found),
-        b"".join(sorted({_hash(fetched.name) for fetched in files})),
-        zstd.compress(content, _LEVEL),
+        sum(times for *_, times in entries),
+        b"".join(sorted(names)),
+        zstd.compress(msgspec.msgpack.encode(content), _LEVEL),
+        sum(map(len, waiting.values())),
     )
 
 
+@lru_cache(maxsize=4096)
 def _hash(name: Name) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=_HASH).digest()
 
@@ -249,10 +284,6 @@ def _holds(names: bytes, wanted: bytes) -> bool:
     while at % _HASH and at >= 0:
         at = names.find(wanted, at + 1)
     return at >= 0
-
-
-def _second(counted: tuple[_Alike, int]) -> int:
-    return counted[0][2]
 
 
 def _decoded(content: bytes) -> _Batch:
@@ -303,12 +334,13 @@ def _repeated(found: tuple[int, int, dict[str, object], int]) -> Iterator[dict[s
 
 
 def _matching(batch: _Batch, wanted: Wanted) -> Iterator[tuple[int, dict[str, object], int]]:
-    places = {place for place, fetched in enumerate(batch.files) if wanted.has(fetched)}
+    files = msgspec.msgpack.decode(batch.files, type=list[Fetched])
+    places = {place: fetched for place, fetched in enumerate(files) if wanted.has(fetched)}
     since = 0 if wanted.since is None else int(wanted.since.timestamp())
     for offset, place, client, times in batch.entries:
         second = batch.begins + offset
         if place in places and second >= since:
-            yield second, _shape(batch.files[place], batch.clients[client], second), times
+            yield second, _shape(places[place], batch.clients[client], second), times
 
 
 def _shape(fetched: Fetched, client: Client, second: int) -> dict[str, object]:
@@ -356,10 +388,11 @@ def join_old(database: Database, now: datetime) -> int:
     """
     joined = 0
     for group in _groups(database.read_now(partial(_small, before=now - _OLD))):
-        counted: Counter[_Alike] = Counter()
+        waiting: defaultdict[int, Counter[Download]] = defaultdict(Counter)
         for content in database.read_now(partial(_contents, group=group)):
-            counted.update(_counted(_decoded(content)))
-        database.change_now(partial(_put_for, encoded=_encoded(counted.items()), group=group))
+            for second, download, times in _noted(_decoded(content)):
+                waiting[second][download] = times
+        database.change_now(partial(_put_for, encoded=_encoded(waiting), group=group))
         joined += len(group)
     return joined
 
@@ -392,11 +425,15 @@ def _groups(small: Iterable[tuple[int, datetime, int]]) -> Iterator[list[int]]:
             yield group
 
 
-def _counted(batch: _Batch) -> dict[_Alike, int]:
-    return {
-        (batch.files[file], batch.clients[client], batch.begins + offset): times
-        for offset, file, client, times in batch.entries
-    }
+def _noted(batch: _Batch) -> Iterator[tuple[int, Download, int]]:
+    """What a batch was made of, with its seconds and how often."""
+    files = msgspec.msgpack.decode(batch.files, type=list[Fetched])
+    made: dict[tuple[int, int], Download] = {}
+    for offset, file, client, times in batch.entries:
+        download = made.get((file, client))
+        if download is None:
+            download = made[file, client] = Download.of(files[file], batch.clients[client])
+        yield batch.begins + offset, download, times
 
 
 def _put_for(change: Change, *, encoded: _Encoded, group: Sequence[int]) -> None:

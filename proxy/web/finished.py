@@ -25,15 +25,16 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
+import msgspec
 from aiohttp import web
 
 from proxy.domain.access import ANONYMOUS, Caller, Sight
 from proxy.domain.decide import Decision
 from proxy.observe.metrics import Route
 from proxy.storage.board import Board, Stamp
-from proxy.storage.downloads import Client
+from proxy.storage.downloads import Download
 from proxy.web.callers import Known
 from proxy.web.heads import Head
 from proxy.web.notes import CALLER, DECIDED, KEEP, ROUTE, SUBJECT, Keepable, Subject
@@ -43,7 +44,7 @@ _ROOM = 52 << 20
 """Bytes for answers, but for bodies that lie on disk as well: two thousand pages, or twenty-five thousand files."""
 _FILES_ROOM = 8 << 20
 """Bytes for the bodies of the few small files that are hot: to read another one again takes ten microseconds."""
-_HEADS_ROOM = 20 << 20
+_HEADS_ROOM = 24 << 20
 """Bytes for the heads that point to answers: some twenty thousand."""
 _LARGEST = 4 << 20
 """Longer bodies are sent by who made them: what is saved is nothing beside the work of sending."""
@@ -59,6 +60,8 @@ _ANSWER = 1200
 """Bytes that an answer takes beside its body, its target and the lines of its own."""
 _FETCHED = 400
 """Bytes that it takes besides where it is a file's."""
+_DOWNLOAD = 260
+"""Bytes that a head takes besides where a file leaves."""
 _HEAD = 550
 """Bytes that a kept head takes beside its own and what the log tells of it."""
 _PLACES = (1 << 17) - 1
@@ -104,6 +107,7 @@ class Answer:
         size: of the body.
         was_read: the body came from the file once already.
         subject: what it is about, where a name was decided.
+        warned: rules that would have refused it, were they enforced.
         is_kept: it stands in the store.
     """
 
@@ -126,6 +130,7 @@ class Answer:
         "stamp",
         "subject",
         "used",
+        "warned",
         "was_read",
         "word",
     )
@@ -157,6 +162,7 @@ class Answer:
         self.word = None if decision is None else str(decision.word)
         self.rule = None if decision is None else decision.rule
         self.subject = subject
+        self.warned = () if subject is None else subject.warned
         self.cache_status = cache_status
         self.full = full
         self._bodiless: Form | None = None
@@ -206,7 +212,8 @@ class Kept:
         fetched: the file that leaves each time; None where none does.
         told: what the log says of caller and agent, rendered; `web.observed` fills it.
         recorded: what the record of requests says, rendered; filled as well.
-        fetcher: the other end that asked last, and who that was for the record of downloads; filled as well.
+        download: that file with who asked for it, as it is recorded; filled as well.
+        peer: the other end that asked then.
     """
 
     __slots__ = (
@@ -214,11 +221,12 @@ class Kept:
         "answer",
         "caller",
         "data",
+        "download",
         "fetched",
-        "fetcher",
         "form",
         "forwarded",
         "good_until",
+        "peer",
         "recorded",
         "stamp",
         "told",
@@ -239,15 +247,17 @@ class Kept:
         self.fetched = subject.fetched if subject is not None and form is answer.full else None
         self.told: str | None = None
         self.recorded: bytes | None = None
-        self.fetcher: tuple[str, Client] | None = None
+        self.download: Download | None = None
+        self.peer = ""
 
     @property
     def cost(self) -> int:
         """Bytes that it takes in the store."""
-        return _HEAD + len(self.data) + len(self.agent) + len(self.forwarded)
+        cost = _HEAD + len(self.data) + len(self.agent) + len(self.forwarded)
+        return cost if self.fetched is None else cost + _DOWNLOAD
 
 
-class Given(NamedTuple):
+class Given(msgspec.Struct, frozen=True, gc=False):
     """One answer that was given, for log, metrics and last uses.
 
     Attributes:

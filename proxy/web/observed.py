@@ -8,9 +8,7 @@ time. A download is recorded once all of it has left, be it a part that was aske
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -23,16 +21,15 @@ from proxy.observe.metrics import Answered
 from proxy.observe.metrics import Given as Counted
 from proxy.observe.redaction import redact
 from proxy.observe.requests import Recorded, Who, line_of
-from proxy.storage.downloads import Client
+from proxy.storage.downloads import Client, Download
 from proxy.web.callers import Callers
 from proxy.web.finished import Given, Kept
 from proxy.web.notes import CALLER, DECIDED, FAILURE, REQUEST_ID, ROUTE, SENT, SUBJECT, Subject
 
 _CALLERS_TOLD = 4096
-"""Rendered callers with their programs that are kept; then it begins anew."""
+"""Rendered callers with their programs, and callers with addresses, that are kept; then it begins anew."""
 _WHOLE = frozenset({200, 206})
 """Statuses of answers with which a file leaves, or a part of it."""
-_kept_and_peer = itemgetter(0, 1)
 
 
 class Observer:
@@ -43,6 +40,7 @@ class Observer:
         self._running = running
         self._callers_of = callers_of
         self._told: dict[tuple[str, int | None, str | None, str | None, tuple[str, ...], str], str] = {}
+        self._clients: dict[Client, Client] = {}
 
     def begun(self) -> None:
         """Count a request that a handler begins with; `answered` follows in any case."""
@@ -92,9 +90,9 @@ class Observer:
         """Tell of answers that were given without a handler."""
         instance = self._running.latest
         alike: dict[Kept, tuple[int, float]] = {}
-        for kept, _, _, _, seconds in given:
-            times, took = alike.get(kept, (0, 0.0))
-            alike[kept] = times + 1, took + seconds
+        for one in given:
+            times, took = alike.get(one.kept, (0, 0.0))
+            alike[one.kept] = times + 1, took + one.seconds
         counted: dict[Answered, Counted] = {}
         for kept, (times, took) in alike.items():
             answer, form = kept.answer, kept.form
@@ -110,7 +108,7 @@ class Observer:
             for token in tokens:
                 instance.last_use.note(token, now)
         addresses = _Addresses(self._callers_of(instance))
-        self._record_again(instance, given, addresses)
+        self._record_again(instance, given, {kept: times for kept, (times, _) in alike.items()}, addresses)
         if self._access.is_enabled:
             for kept in alike:
                 self._tell(kept)
@@ -135,27 +133,48 @@ class Observer:
             line = line_of(_recorded(subject, caller, str(decision.word), decision.rule))
             instance.request_log.note(line, second)
 
-    def _record_again(self, instance: Instance, given: Sequence[Given], addresses: _Addresses) -> None:
-        """Note what the front answered. What was given at nearly the same time counts as given in one second."""
+    def _record_again(
+        self, instance: Instance, given: Sequence[Given], alike: Mapping[Kept, int], addresses: _Addresses
+    ) -> None:
+        """Note what the front answered. What was given at nearly the same time counts as given in one second.
+
+        Args:
+            alike: how often each was given.
+        """
         if not given:
             return
-        keeps_downloads, log, second = _keeps_downloads(instance), instance.request_log, int(given[0].at)
-        for (kept, peer), times in Counter(map(_kept_and_peer, given)).items():
-            subject = kept.answer.subject
-            if subject is None:
-                continue
-            if subject.warned:
-                instance.metrics.warned(map(_key_of, subject.warned), times)
-            if kept.fetched is not None and keeps_downloads:
-                fetcher = kept.fetcher
-                if fetcher is None or fetcher[0] != peer:
-                    fetcher = kept.fetcher = peer, _client(kept.caller, addresses.of(peer, kept))
-                instance.downloads.note(kept.fetched, fetcher[1], second, times)
-            if log is not None:
+        second, log = int(given[0].at), instance.request_log
+        if _keeps_downloads(instance):
+            instance.downloads.note_all(self._downloads(given, addresses), second)
+        for kept, times in alike.items():
+            answer = kept.answer
+            if answer.warned:
+                instance.metrics.warned(map(_key_of, answer.warned), times)
+            if log is not None and answer.subject is not None:
                 if kept.recorded is None:
-                    answer = kept.answer
-                    kept.recorded = line_of(_recorded(subject, kept.caller, answer.word or "", answer.rule))
+                    kept.recorded = line_of(
+                        _recorded(answer.subject, kept.caller, answer.word or "", answer.rule)
+                    )
                 log.note(kept.recorded, second, times)
+
+    def _downloads(self, given: Sequence[Given], addresses: _Addresses) -> list[Download]:
+        """The files that left, each ready to be noted."""
+        found = []
+        for one in given:
+            kept, peer = one.kept, one.peer
+            download = kept.download
+            if download is None or kept.peer != peer:
+                if kept.fetched is None:
+                    continue
+                client = _client(kept.caller, addresses.of(peer, kept))
+                if len(self._clients) >= _CALLERS_TOLD:
+                    self._clients.clear()
+                # One object for all of its downloads: what is looked at again and again should be one.
+                client = self._clients.setdefault(client, client)
+                kept.download = download = Download.of(kept.fetched, client)
+                kept.peer = peer
+            found.append(download)
+        return found
 
     def _tell(self, kept: Kept) -> None:
         """Render what the log says of a kept answer, as far as that has not been done."""
@@ -163,7 +182,7 @@ class Observer:
         if kept.told is not None and form.told is not None:
             return
         agent = _shown_agent(_text(kept.agent))
-        warned = () if answer.subject is None else answer.subject.warned
+        warned = answer.warned
         key = (caller.label, caller.token, answer.word, answer.rule, warned, agent)
         kept.told = self._told.get(key)
         if kept.told is not None and form.told is not None:
@@ -203,10 +222,11 @@ class _Addresses:
 
 
 def _entries(given: Sequence[Given], addresses: _Addresses) -> Iterator[AccessEntry]:
-    for kept, peer, request_id, at, seconds in given:
+    for one in given:
+        kept = one.kept
         # `_tell` has filled both in.
         told = kept.form.told or "", kept.told or ""
-        yield told, request_id.decode(), at, seconds, addresses.of(peer, kept)
+        yield told, one.request_id.decode(), one.at, one.seconds, addresses.of(one.peer, kept)
 
 
 def _keeps_downloads(instance: Instance) -> bool:

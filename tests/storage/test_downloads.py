@@ -17,6 +17,7 @@ from proxy.storage import downloads as module
 from proxy.storage.database import Database
 from proxy.storage.downloads import (
     Client,
+    Download,
     Downloads,
     Fetched,
     Wanted,
@@ -79,6 +80,21 @@ def test_a_download_comes_back_as_it_was_noted(cache: Database) -> None:
     assert found(cache, "gears") == []
 
 
+def test_what_is_kept_ready_is_noted_again_and_again(cache: Database) -> None:
+    downloads = Downloads(cache)
+    by_alice, by_nobody = (Download.of(file_of("widgets"), client) for client in (ALICE, NOBODY))
+    # The same for another reader: files and callers are told apart by what they are.
+    again = Download.of(file_of("widgets"), ALICE)
+    for second, left in ((0, [by_alice, by_alice, by_nobody]), (1, [again, by_alice]), (0, [again])):
+        downloads.note_all(left, SECOND + second)
+    asyncio.run(downloads.flush())
+    told = Counter((one["at"][-3:-1], one["user"]) for one in found(cache, "widgets"))
+    assert told == {("00", "alice"): 3, ("00", None): 1, ("01", "alice"): 2}
+    downloads.note_all([by_alice], SECOND + 2)
+    asyncio.run(downloads.flush())
+    assert len(found(cache, "widgets")) == 7
+
+
 def test_the_root_and_unknown_addresses_are_told_as_such(cache: Database) -> None:
     write(
         cache,
@@ -118,13 +134,6 @@ def test_a_version_is_the_same_in_any_spelling(cache: Database) -> None:
     write(cache, *((file_of("widgets", version), ALICE, SECOND) for version in ("1.0", "1.0.0", "1.1", "x")))
     wanted = {version: len(found(cache, "widgets", version=version)) for version in ("1", "1.1", "x", "2")}
     assert wanted == {"1": 2, "1.1": 1, "x": 1, "2": 0}
-
-
-def test_more_than_fits_into_a_batch_is_several(cache: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FULL", 4)
-    write(cache, *((file_of("widgets"), ALICE, SECOND + second) for second in range(10)))
-    assert count(cache, download_batches) == 3
-    assert seconds(found(cache, "widgets")) == list(range(9, -1, -1))
 
 
 async def test_what_gathers_is_written_at_once_where_it_is_much(
@@ -169,7 +178,8 @@ def test_what_is_alike_is_one_entry_whoever_noted_it(cache: Database) -> None:
         lambda connection: connection.execute(select(download_batches.c.content)).scalars().all()
     )
     batch = module._decoded(content)
-    assert (len(batch.files), sorted(entry[3] for entry in batch.entries)) == (1, [1, 3])
+    assert bytes(batch.files).count(b"widgets-1.0.tar.gz") == 1
+    assert sorted(entry[3] for entry in batch.entries) == [1, 3]
     assert len(found(cache, "widgets")) == 4
 
 

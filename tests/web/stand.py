@@ -153,8 +153,9 @@ class Stand:
         return finished
 
     @contextmanager
-    def link(self) -> Iterator[Link]:
-        with socket.create_connection(self.address, PATIENCE) as connection:
+    def link(self, source: str = "") -> Iterator[Link]:
+        """Connect, from a loopback address where one is given."""
+        with socket.create_connection(self.address, PATIENCE, (source, 0) if source else None) as connection:
             yield Link(connection)
 
     def do(self, work: Callable[[], Awaitable[T]]) -> T:

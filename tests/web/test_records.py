@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -129,6 +130,19 @@ def test_each_way_of_an_answer_is_counted_once(stand: Stand, link: Link) -> None
         link.get(target, **AWAY)
     link.get(target, Range="bytes=0-9", **AWAY)
     assert len(fetched(stand, "demo")) == before + 7
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="one loopback address alone")
+def test_the_same_head_from_elsewhere_is_recorded_with_that_address(stand: Stand, link: Link) -> None:
+    target = address_of(link, "demo")
+    warmed(link, target)
+    before = len(fetched(stand, "demo"))
+    with stand.link("127.0.0.2") as other:
+        for asking in (link, other, link, other, other):
+            assert asking.get(target).status == 200
+    found = fetched(stand, "demo")
+    assert len(found) == before + 5
+    assert sorted(one["address"] for one in found[:5]) == ["127.0.0.1"] * 2 + ["127.0.0.2"] * 3
 
 
 def test_what_takes_no_bytes_of_a_file_is_no_download(stand: Stand, link: Link) -> None:
