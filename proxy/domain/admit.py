@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Literal
 
 from proxy.domain.access import Action, Caller, may, role_of
-from proxy.domain.decide import NameFacts, is_owned
+from proxy.domain.decide import is_owned
+from proxy.domain.decision import NameFacts
 from proxy.domain.names import Name
 from proxy.domain.namespaces import ROOT, Namespace, Tree, lineage
 from proxy.domain.policy import Protection

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from proxy.domain.decide import FileRules
+from proxy.domain.decision import FileRules
 from proxy.domain.pages import FileRecord, Page, overlay, shadowed
 from proxy.domain.screen import Circumstances, Screened, Withheld, screen
 

@@ -9,9 +9,9 @@ What a key does is said elsewhere: `decide` and `screen` for what is read, `admi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -334,8 +334,54 @@ class OwnPolicy:
         return tuple(key for key in POLICY_KEYS if key in self.origins and key != "lock")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePolicy:
+    """What holds for the files of every name alike: values, and who says them.
+
+    Attributes:
+        min_age: younger files of upstreams are withheld.
+        min_age_fixes: a young version passes that fixes a known vulnerability of what would be served instead.
+        uploaded_before: files of upstreams that are not older than this are left out. Aware.
+        file_types: which of `wheel`, `sdist`, `other` are served of upstreams.
+        yanked: `keep` or `hide` yanked files of upstreams.
+        withheld: `mark`: withheld files are listed as yanked, or `hide`.
+        removed: `hold` what an upstream removed and we have, or `keep` serving it.
+        vulnerable: what is done about versions with known vulnerabilities: `off`, `warn` or `deny`.
+        severity: from which on: `low`, `medium`, `high`, `critical`.
+        warn: keys whose rules are not enforced, but told of.
+        said: key → the rule that says its value, for all of `SINGLE`; its `value` is the text of it. For `allow` the
+            nearest `*`, which is not among the lists of `allow`.
+    """
+
+    min_age: timedelta = timedelta(0)
+    min_age_fixes: bool = True
+    uploaded_before: datetime | None = None
+    file_types: frozenset[FileType] = frozenset({"wheel", "sdist"})
+    yanked: Yanked = "keep"
+    withheld: Marking = "mark"
+    removed: Removed = "hold"
+    vulnerable: Vulnerable = "off"
+    severity: Rating = "high"
+    warn: frozenset[str] = frozenset()
+    said: Mapping[str, Rule] = field(default_factory=dict)
+
+    def rule(self, key: str) -> Rule:
+        """The rule that says the value of a key of `SINGLE`; of the defaults where nothing does.
+
+        Of `allow`: the rule by which everything is allowed, where no list restricts that.
+        """
+        return self.said.get(key) or Rule(key, "*" if key == "allow" else text_of(getattr(self, key)), "")
+
+    def of_files(self) -> dict[str, Any]:
+        """The values of this class alone, by their names."""
+        return {key: getattr(self, key) for key in _OF_FILES}
+
+
+_OF_FILES = tuple(each.name for each in fields(FilePolicy))
+
+
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(FilePolicy):
     """What holds at a group (and at its projects).
 
     Attributes:
@@ -348,21 +394,9 @@ class Policy:
         shadow_upstream: lowest role that may first publish a name that an upstream has, or `nobody`.
         allow: one list per level that restricts; a name must be covered by every one.
         deny, merge, min_age_exempt: what stands here and above.
-        min_age: younger files of upstreams are withheld.
-        min_age_fixes: a young version passes that fixes a known vulnerability of what would be served instead.
-        uploaded_before: files of upstreams that are not older than this are left out. Aware.
-        file_types: which of `wheel`, `sdist`, `other` are served of upstreams.
-        yanked: `keep` or `hide` yanked files of upstreams.
-        withheld: `mark`: withheld files are listed as yanked, or `hide`.
-        removed: `hold` what an upstream removed and we have, or `keep` serving it.
-        vulnerable: what is done about versions with known vulnerabilities: `off`, `warn` or `deny`.
-        severity: from which on: `low`, `medium`, `high`, `critical`.
-        warn: keys whose rules are not enforced, but told of.
         protect: who may publish and delete some names.
         identical_upload: `reject` or `accept` a file that is published already with the same bytes.
         local_versions: `accept` or `reject` versions such as `1.0+acme`.
-        said: key → the rule that says its value, for all of `SINGLE`; its `value` is the text of it. For `allow` the
-            nearest `*`, which is not among the lists of `allow`.
         locked: key → path of the group that locked it.
         words: the entries of `warn` and `lock`, here and above, as rules whose value is a key.
     """
@@ -377,31 +411,13 @@ class Policy:
     allow: tuple[AllowList, ...] = ()
     deny: Layers = Layers()
     merge: Layers = Layers()
-    min_age: timedelta = timedelta(0)
     min_age_exempt: Layers = Layers()
-    min_age_fixes: bool = True
-    uploaded_before: datetime | None = None
-    file_types: frozenset[FileType] = frozenset({"wheel", "sdist"})
-    yanked: Yanked = "keep"
-    withheld: Marking = "mark"
-    removed: Removed = "hold"
-    vulnerable: Vulnerable = "off"
-    severity: Rating = "high"
     vulnerable_exempt: Exemptions = Exemptions()
-    warn: frozenset[str] = frozenset()
     protect: Protections = Protections()
     identical_upload: Consent = "reject"
     local_versions: Consent = "accept"
-    said: Mapping[str, Rule] = field(default_factory=dict)
     locked: Mapping[str, str] = field(default_factory=dict)
     words: tuple[Rule, ...] = ()
-
-    def rule(self, key: str) -> Rule:
-        """The rule that says the value of a key of `SINGLE`; of the defaults where nothing does.
-
-        Of `allow`: the rule by which everything is allowed, where no list restricts that.
-        """
-        return self.said.get(key) or Rule(key, "*" if key == "allow" else text_of(getattr(self, key)), "")
 
 
 def root_policy(own: OwnPolicy) -> Policy:

@@ -24,7 +24,7 @@ import msgspec
 from packaging.version import Version
 
 from proxy.domain.advisories import Advisory, Severity, affecting
-from proxy.domain.decide import FileRules
+from proxy.domain.decision import FileRules
 from proxy.domain.filenames import file_type, version_of
 from proxy.domain.moments import aged, dated, iso, lasting, later, next_aged, told, told_until
 from proxy.domain.pages import FileRecord, Page, Status

@@ -24,7 +24,8 @@ from cachetools import LRUCache
 from proxy.cache.known_names import KnownNames
 from proxy.cache.pages import Pages
 from proxy.domain.access import Sight
-from proxy.domain.decide import Asked, Decision, Trouble, Warned, Word, decide, found_step
+from proxy.domain.decide import decide
+from proxy.domain.decision import Asked, Decision, Trouble, Warned, Word, found_step
 from proxy.domain.filenames import candidate_names
 from proxy.domain.merging import Ours
 from proxy.domain.names import Name

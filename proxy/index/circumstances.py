@@ -23,7 +23,7 @@ from proxy.cache.held import held_files, held_names
 from proxy.cache.revalidated import Cached
 from proxy.cache.sightings import Sightings, first_seen
 from proxy.domain.advisories import Advisory
-from proxy.domain.decide import FileRules
+from proxy.domain.decision import FileRules
 from proxy.domain.merging import Ours, merge
 from proxy.domain.names import Name
 from proxy.domain.pages import Page

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proxy.domain.access import Caller, Sight
-from proxy.domain.decide import Asked, Decision, PackageOrigin, Step, Word
+from proxy.domain.decision import Asked, Decision, PackageOrigin, Step, Word
 from proxy.domain.moments import iso
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import Namespace

@@ -23,7 +23,8 @@ from cachetools import LRUCache
 
 from proxy.cache.known_names import KnownNames
 from proxy.domain.access import Sight
-from proxy.domain.decide import Asked, NameFacts, OwnedKind, Word, decide, owner_at_root
+from proxy.domain.decide import decide, owner_at_root
+from proxy.domain.decision import Asked, NameFacts, OwnedKind, Word
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Namespace, NamespacePath, Tree
 from proxy.domain.policy import Rule, RuleSet

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Sight, sight
 from proxy.domain.addresses import place_named
-from proxy.domain.decide import Asked, Decision, Word
+from proxy.domain.decision import Asked, Decision, Word
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import NamespacePath
 from proxy.errors import InvalidName, NoSuchNamespace, NotAuthenticated, NotFound

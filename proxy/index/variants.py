@@ -23,7 +23,7 @@ from cachetools import LRUCache
 from isal import igzip, isal_zlib
 
 from proxy.cache.variants import AtRest, Place, VariantFiles
-from proxy.domain.decide import Word
+from proxy.domain.decision import Word
 from proxy.domain.negotiate import Coding, Representation
 from proxy.domain.render import render_names, render_page
 from proxy.domain.screen import Screened

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from proxy.domain.access import OPERATOR, Sight, sight
-from proxy.domain.decide import Asked, Decision, Word
+from proxy.domain.decision import Asked, Decision, Word
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.pages import Page
 from proxy.domain.requirements import Chosen, LockedFile, Need, Needs, Pick, choose

@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
-from proxy.domain.decide import NameFacts, OwnedKind, owner_at_root
+from proxy.domain.decide import owner_at_root
+from proxy.domain.decision import NameFacts, OwnedKind
 from proxy.domain.moments import iso
 from proxy.domain.names import Name, parse_name, parse_pattern
 from proxy.domain.namespaces import ROOT, NamespacePath, Tree

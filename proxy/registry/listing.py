@@ -16,7 +16,7 @@ from enum import StrEnum
 from packaging.version import Version
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
 
-from proxy.domain.decide import OwnedKind
+from proxy.domain.decision import OwnedKind
 from proxy.domain.moments import iso
 from proxy.domain.names import Name, look_alike_key
 from proxy.domain.namespaces import NamespacePath

@@ -15,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
 
 from proxy.domain.addresses import provenance_path
-from proxy.domain.decide import NameFacts, Owned, OwnedKind
+from proxy.domain.decision import NameFacts, Owned, OwnedKind
 from proxy.domain.names import Name
 from proxy.domain.namespaces import Kind, NamespacePath
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status, together

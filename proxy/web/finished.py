@@ -31,7 +31,7 @@ import msgspec
 from aiohttp import web
 
 from proxy.domain.access import ANONYMOUS, Caller, Sight
-from proxy.domain.decide import Decision
+from proxy.domain.decision import Decision
 from proxy.observe.metrics import Route
 from proxy.storage.board import Board, Stamp
 from proxy.storage.downloads import Download

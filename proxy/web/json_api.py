@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.domain.addresses import JsonDocument, short_base
-from proxy.domain.decide import Asked
+from proxy.domain.decision import Asked
 from proxy.domain.documents import About, render_document
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import Namespace

@@ -10,7 +10,7 @@ from datetime import datetime
 from aiohttp import web
 
 from proxy.domain.access import Caller
-from proxy.domain.decide import Asked, Decision, Warned
+from proxy.domain.decision import Asked, Decision, Warned
 from proxy.domain.filenames import version_of
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath

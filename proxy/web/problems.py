@@ -14,7 +14,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from proxy import errors
-from proxy.domain.decide import Decision, Trouble, Word
+from proxy.domain.decision import Decision, Trouble, Word
 from proxy.domain.moments import iso
 from proxy.domain.negotiate import wants_json_error
 from proxy.domain.screen import Withheld

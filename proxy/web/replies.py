@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.cache.transfers import Bypass, Transfer
-from proxy.domain.decide import Word
+from proxy.domain.decision import Word
 from proxy.domain.negotiate import Coding, Representation
 from proxy.errors import StorageError
 from proxy.index.answers import PageAnswer

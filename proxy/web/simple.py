@@ -8,7 +8,7 @@ from aiohttp import web
 
 from proxy.domain.access import Sight
 from proxy.domain.addresses import NameList, OwnPage, ProjectPage, page_redirect, short_base, split_target
-from proxy.domain.decide import Asked
+from proxy.domain.decision import Asked
 from proxy.domain.moments import told
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import ROOT, Kind, Namespace

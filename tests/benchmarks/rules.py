@@ -13,7 +13,8 @@ from statistics import median
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load
 from proxy.domain.access import OPERATOR, sight
-from proxy.domain.decide import Asked, NameFacts, decide
+from proxy.domain.decide import decide
+from proxy.domain.decision import Asked, NameFacts
 from proxy.domain.names import parse_name
 from tests.benchmarks.cores import SERVER_CORE, pinned
 from tests.benchmarks.report import Row

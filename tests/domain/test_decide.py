@@ -9,17 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from proxy.domain.access import ANONYMOUS, Caller, sight
-from proxy.domain.decide import (
-    Asked,
-    Decision,
-    NameFacts,
-    PackageOrigin,
-    Step,
-    Trouble,
-    Word,
-    decide,
-    owner_at_root,
-)
+from proxy.domain.decide import decide, owner_at_root
+from proxy.domain.decision import Asked, Decision, NameFacts, PackageOrigin, Step, Trouble, Word
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import NamespacePath, is_within
 from proxy.domain.policy import Origin

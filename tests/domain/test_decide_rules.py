@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from proxy.domain.access import ANONYMOUS, Caller, sight
-from proxy.domain.decide import (
+from proxy.domain.decide import decide, is_owned, owner_at_root
+from proxy.domain.decision import (
     Asked,
     Decision,
     FileRules,
@@ -20,9 +21,6 @@ from proxy.domain.decide import (
     Trouble,
     Warned,
     Word,
-    decide,
-    is_owned,
-    owner_at_root,
 )
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import NamespacePath, Tree

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.domain.decide import FileRules
+from proxy.domain.decision import FileRules
 from proxy.domain.merging import Ours, merge
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath

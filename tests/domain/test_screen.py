@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.advisories import Advisory, Affected, Severity
-from proxy.domain.decide import FileRules
+from proxy.domain.decision import FileRules
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.pages import FileRecord, Page, ProjectStatus, Status

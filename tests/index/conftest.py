@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from proxy.domain.access import Caller, CallerKind, Scope, Sight, sight
-from proxy.domain.decide import Asked
+from proxy.domain.decision import Asked
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
 from proxy.index.answers import FileAnswer, PageAnswer

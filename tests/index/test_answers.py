@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.access import ANONYMOUS, Caller
-from proxy.domain.decide import Trouble, Word
+from proxy.domain.decision import Trouble, Word
 from proxy.domain.namespaces import NamespacePath
 from proxy.errors import NoSuchNamespace, NotAuthenticated
 from proxy.index.answers import Borrowed

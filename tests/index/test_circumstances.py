@@ -17,7 +17,7 @@ from proxy.cache.held import Unlisted, hold, release
 from proxy.cache.sightings import first_seen
 from proxy.domain.access import OPERATOR
 from proxy.domain.advisories import Advisory
-from proxy.domain.decide import Warned, Word
+from proxy.domain.decision import Warned, Word
 from proxy.domain.names import Name
 from proxy.domain.negotiate import Coding, Representation
 from proxy.domain.pages import FileRecord

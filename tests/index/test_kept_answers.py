@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from sqlalchemy import event
 
 from proxy.domain.access import ANONYMOUS, Caller, CallerKind, Scope
-from proxy.domain.decide import FileRules, Word
+from proxy.domain.decision import FileRules, Word
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath, Tree
 from proxy.domain.negotiate import Coding, Representation

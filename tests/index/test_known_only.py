@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.cache.names_file import write_list
-from proxy.domain.decide import Trouble, Word
+from proxy.domain.decision import Trouble, Word
 from proxy.domain.names import Name
 from proxy.domain.negotiate import Coding
 from proxy.domain.requirements import Needs, parse_requirement

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.access import ANONYMOUS
-from proxy.domain.decide import Word
+from proxy.domain.decision import Word
 from proxy.index.answers import Borrowed, PageAnswer
 from proxy.index.explain import explain
 from proxy.registry.packages import StoredFile

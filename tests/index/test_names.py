@@ -10,7 +10,8 @@ import pytest
 from proxy.cache.names_file import write_list
 from proxy.domain import sorted_names
 from proxy.domain.access import ANONYMOUS, Caller
-from proxy.domain.decide import NameFacts, Word, decide
+from proxy.domain.decide import decide
+from proxy.domain.decision import NameFacts, Word
 from proxy.domain.names import Name
 from proxy.index.names import upstreams_listed
 from proxy.registry import packages

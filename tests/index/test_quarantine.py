@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from proxy.domain.decide import Word
+from proxy.domain.decision import Word
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.pages import Status

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from proxy.cache.variants import VariantFiles
 from proxy.domain.access import sight
-from proxy.domain.decide import Asked, Decision, Word
+from proxy.domain.decision import Asked, Decision, Word
 from proxy.domain.names import Name
 from proxy.domain.negotiate import Coding, Representation
 from proxy.domain.pages import FileRecord, Page

@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from proxy.domain.access import ANONYMOUS, Caller, Scope
-from proxy.domain.decide import NameFacts
+from proxy.domain.decision import NameFacts
 from proxy.domain.names import Name, parse_name
 from proxy.domain.namespaces import Kind, Tree, is_within
 from tests.support.trees import OWNER, deploy, facts_of, job, tree_of, user

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from proxy.domain.decide import OwnedKind
+from proxy.domain.decision import OwnedKind
 from proxy.domain.moments import iso
 from proxy.domain.names import Name
 from proxy.domain.versions import parse_version, version_key

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from proxy.domain.decide import OwnedKind, owner_at_root
+from proxy.domain.decide import owner_at_root
+from proxy.domain.decision import OwnedKind
 from proxy.domain.names import Name
 from proxy.domain.namespaces import ROOT, Kind, NamespacePath
 from proxy.errors import ConfigError, NoSuchName, NoSuchNamespace, StillInUse

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from sqlalchemy import select
 
-from proxy.domain.decide import NameFacts, OwnedKind
+from proxy.domain.decision import NameFacts, OwnedKind
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
 from proxy.domain.pages import ProjectStatus, Status

@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from proxy.archive.sandbox import Sandbox
 from proxy.domain.access import Caller, CallerKind, Scope
-from proxy.domain.decide import OwnedKind
+from proxy.domain.decision import OwnedKind
 from proxy.domain.names import Name
 from proxy.domain.namespaces import NamespacePath
 from proxy.errors import (

@@ -15,7 +15,8 @@ import yaml
 from proxy.config.compile import compile_snapshot
 from proxy.config.load import load_bytes
 from proxy.domain.access import Caller, CallerKind, Scope, sight
-from proxy.domain.decide import Asked, Decision, NameFacts, Owned, OwnedKind, decide
+from proxy.domain.decide import decide
+from proxy.domain.decision import Asked, Decision, NameFacts, Owned, OwnedKind
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import NamespacePath, Tree
 from proxy.domain.snapshot import Snapshot

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from proxy import errors
-from proxy.domain.decide import Decision, FileRules, Trouble, Word
+from proxy.domain.decision import Decision, FileRules, Trouble, Word
 from proxy.domain.names import parse_name
 from proxy.domain.namespaces import ROOT
 from proxy.domain.pages import Page, ProjectStatus, Status

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer, make_mocked_request
 
 from proxy.domain.access import sight
-from proxy.domain.decide import Asked, Decision, Word
+from proxy.domain.decision import Asked, Decision, Word
 from proxy.domain.names import Name
 from proxy.domain.negotiate import Coding, Representation
 from proxy.domain.pages import Page
