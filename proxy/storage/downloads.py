@@ -148,13 +148,13 @@ class Wanted:
 
 
 class Downloads:
-    """What this process has to write. `note`, `note_all` and `keep_written` belong to one event loop."""
+    """What this process has to write. Owned by one event loop."""
 
     def __init__(self, database: Database) -> None:
         """Take the cache database, migrated."""
         self._database = database
         self._waiting: dict[int, Counter[Download]] = {}
-        # Those that `note` made for what waits.
+        # What `ready` made since the last writing.
         self._alike: dict[tuple[Fetched, Client], Download] = {}
         self._encoded: list[_Encoded] = []
         self._size = 0
@@ -163,12 +163,17 @@ class Downloads:
         self._writing: asyncio.Task[None] | None = None
         self._lost = 0
 
+    def ready(self, fetched: Fetched, client: Client) -> Download:
+        """The file and who fetches it as one to be noted: the same until it was written, whoever asks for it."""
+        alike = fetched, client
+        download = self._alike.get(alike)
+        if download is None:
+            download = self._alike[alike] = Download.of(fetched, client)
+        return download
+
     def note(self, fetched: Fetched, client: Client, second: int, times: int = 1) -> None:
         """Remember that a file has left in a second of the epoch, so many times."""
-        download = self._alike.get((fetched, client))
-        if download is None:
-            download = self._alike[fetched, client] = Download.of(fetched, client)
-        self.note_all({download: times}, second)
+        self.note_all({self.ready(fetched, client): times}, second)
 
     def note_all(self, downloads: Iterable[Download] | Mapping[Download, int], second: int) -> None:
         """Remember what has left in a second of the epoch: each once, or so many times."""

@@ -145,7 +145,7 @@ class Observer:
             return
         second, log = int(given[0].at), instance.request_log
         if _keeps_downloads(instance):
-            instance.downloads.note_all(self._downloads(given, addresses), second)
+            instance.downloads.note_all(self._downloads(instance, given, addresses), second)
         for kept, times in alike.items():
             answer = kept.answer
             if answer.warned:
@@ -157,7 +157,7 @@ class Observer:
                     )
                 log.note(kept.recorded, second, times)
 
-    def _downloads(self, given: Sequence[Given], addresses: _Addresses) -> list[Download]:
+    def _downloads(self, instance: Instance, given: Sequence[Given], addresses: _Addresses) -> list[Download]:
         """The files that left, each ready to be noted."""
         found = []
         for one in given:
@@ -171,7 +171,7 @@ class Observer:
                     self._clients.clear()
                 # One object for all of its downloads: what is looked at again and again should be one.
                 client = self._clients.setdefault(client, client)
-                kept.download = download = Download.of(kept.fetched, client)
+                kept.download = download = instance.downloads.ready(kept.fetched, client)
                 kept.peer = peer
             found.append(download)
         return found

@@ -95,6 +95,16 @@ def test_what_is_kept_ready_is_noted_again_and_again(cache: Database) -> None:
     assert len(found(cache, "widgets")) == 7
 
 
+def test_what_is_alike_is_made_ready_once_until_it_is_written(cache: Database) -> None:
+    downloads = Downloads(cache)
+    made = {downloads.ready(file_of("widgets"), client) for client in (ALICE, NOBODY, ALICE)}
+    assert len(made) == 2
+    downloads.note_all(made, SECOND)
+    asyncio.run(downloads.flush())
+    # Else a server would keep one of each file that was ever fetched.
+    assert downloads.ready(file_of("widgets"), ALICE) not in made
+
+
 def test_the_root_and_unknown_addresses_are_told_as_such(cache: Database) -> None:
     write(
         cache,
