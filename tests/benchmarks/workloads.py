@@ -117,7 +117,7 @@ def downloads(stage: Stage) -> list[Row]:
             took: list[tuple[float, float | None]] = []
             work: list[tuple[float, float]] = []
             errors = 0
-            for number in range(stage.runs + 1):
+            for number in range(stage.runs):
                 pair = []
                 for kept in ("1d", "0s") if number % 2 else ("0s", "1d"):
                     stage.reconfigure(server, audit={"downloads": kept})
