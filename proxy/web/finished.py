@@ -65,6 +65,9 @@ _DOWNLOAD = 260
 _HEAD = 550
 """Bytes that a kept head takes beside its own and what the log tells of it."""
 _PLACES = (1 << 17) - 1
+_PARTS = 64
+"""What was used is not put behind all others again before such a part of the store is new: that touches memory long
+unused, and until then little of what stands before it can have gone."""
 _LAST = 0xFFFFFFFF
 
 _OWN = frozenset({"etag", "content-length", "date"})
@@ -214,6 +217,7 @@ class Kept:
         recorded: what the record of requests says, rendered; filled as well.
         download: that file with who asked for it, as it is recorded; filled as well.
         peer: the other end that asked then.
+        turned: bytes that the store had taken in when this was last put behind all others.
     """
 
     __slots__ = (
@@ -230,6 +234,7 @@ class Kept:
         "recorded",
         "stamp",
         "told",
+        "turned",
     )
 
     def __init__(self, answer: Answer, form: Form, known: Known, head: Head) -> None:
@@ -249,6 +254,7 @@ class Kept:
         self.recorded: bytes | None = None
         self.download: Download | None = None
         self.peer = ""
+        self.turned = -_ROOM
 
     @property
     def cost(self) -> int:
@@ -303,6 +309,7 @@ class Finished:
         self._size = 0
         self._files_size = 0
         self._heads_size = 0
+        self._turned = 0
         self._given: list[Given] = []
         self._prefix = b""
         self._number = _LAST
@@ -389,6 +396,7 @@ class Finished:
         answer.is_kept = True
         self._answers[key] = answer
         self._size += answer.cost
+        self._turned += answer.cost
         while self._size > _ROOM:
             self._forget(next(iter(self._answers.values())))
         self._was_seen(head.data)
@@ -396,16 +404,19 @@ class Finished:
     def taken(self) -> list[Given]:
         """What was given since the last call. It counts as used now."""
         given, self._given = self._given, []
-        for answer in {one.kept.answer for one in given}:
+        turned, little = self._turned, min(_ROOM, _HEADS_ROOM) // _PARTS
+        for kept in {one.kept for one in given}:
+            answer = kept.answer
             if answer.used is not None:
                 answer.used()
-            if answer.is_kept:
-                self._answers.move_to_end(answer.key)
             if answer in self._files:
                 self._files.move_to_end(answer)
-        for data in {one.kept.data for one in given}:
-            if data in self._heads:
-                self._heads.move_to_end(data)
+            if turned - kept.turned >= little:
+                kept.turned = turned
+                if kept.data in self._heads:
+                    self._heads.move_to_end(kept.data)
+                if answer.is_kept:
+                    self._answers.move_to_end(answer.key)
         return given
 
     def forget_all(self) -> None:
@@ -497,6 +508,7 @@ class Finished:
         kept.data = data
         if data not in self._heads:
             self._heads_size += kept.cost
+            self._turned += kept.cost
         self._heads[data] = kept
         while self._heads_size > _HEADS_ROOM:
             self._forget_head(next(iter(self._heads)))
