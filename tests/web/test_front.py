@@ -73,20 +73,6 @@ def config(upstream: FakeUpstream) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> Iterator[Stand]:
-    """Give a server that the tests of this module share."""
-    with Stand(tmp_path_factory.mktemp("stand"), config) as stand:
-        yield stand
-
-
-@pytest.fixture
-def link(stand: Stand) -> Iterator[Link]:
-    """Give a connection."""
-    with stand.link() as link:
-        yield link
-
-
-@pytest.fixture(scope="module")
 def rita(stand: Stand) -> dict[str, str]:
     """Give the credentials of a maintainer of acme, who has published a package there."""
     credentials = {"Authorization": basic(stand.token("rita")[0])}

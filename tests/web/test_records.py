@@ -53,20 +53,6 @@ def config(upstream: FakeUpstream) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> Iterator[Stand]:
-    """Give a server that the tests of this module share."""
-    with Stand(tmp_path_factory.mktemp("stand"), config) as stand:
-        yield stand
-
-
-@pytest.fixture
-def link(stand: Stand) -> Iterator[Link]:
-    """Give a connection."""
-    with stand.link() as link:
-        yield link
-
-
 def address_of(link: Link, name: str, base: str = "", **headers: str) -> str:
     page = json.loads(link.get(f"{base}/simple/{name}/", Accept=JSON, **headers).body)
     return f"{base}/" + str(page["files"][0]["url"]).removeprefix("../../")
