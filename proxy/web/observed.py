@@ -108,7 +108,7 @@ class Observer:
             for token in tokens:
                 instance.last_use.note(token, now)
         addresses = _Addresses(self._callers_of(instance))
-        self._record_again(instance, given, {kept: times for kept, (times, _) in alike.items()}, addresses)
+        self._record_again(instance, given, alike, addresses)
         if self._access.is_enabled:
             for kept in alike:
                 self._tell(kept)
@@ -134,19 +134,23 @@ class Observer:
             instance.request_log.note(line, second)
 
     def _record_again(
-        self, instance: Instance, given: Sequence[Given], alike: Mapping[Kept, int], addresses: _Addresses
+        self,
+        instance: Instance,
+        given: Sequence[Given],
+        alike: Mapping[Kept, tuple[int, float]],
+        addresses: _Addresses,
     ) -> None:
         """Note what the front answered. What was given at nearly the same time counts as given in one second.
 
         Args:
-            alike: how often each was given.
+            alike: how often each was given, and the seconds that it took.
         """
         if not given:
             return
         second, log = int(given[0].at), instance.request_log
         if _keeps_downloads(instance):
             instance.downloads.note_all(self._downloads(instance, given, addresses), second)
-        for kept, times in alike.items():
+        for kept, (times, _) in alike.items():
             answer = kept.answer
             if answer.warned:
                 instance.metrics.warned(map(_key_of, answer.warned), times)
